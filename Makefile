@@ -1,0 +1,42 @@
+# Every target sets itself up; CI runs the same ones.
+VENV := .venv
+PY := $(VENV)/bin/python
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready  ## create .venv with everything locked (a no-op when nothing changed)
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@test -x $(PY) || python3 -m venv $(VENV)
+	@test -x $(VENV)/bin/uv || { echo "setup: installing uv"; $(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock; }
+	@echo "setup: installing the locked requirements"
+	@$(VENV)/bin/uv pip sync -q --python $(PY) --require-hashes requirements-uv.lock requirements.lock
+	@$(VENV)/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:  ## write requirements.lock anew from pyproject.toml
+	$(VENV)/bin/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 --all-extras --group dev pyproject.toml requirements-build.in -o requirements.lock $(LOCK_ARGS)
+
+up: setup  ## start the whole system on embedded defaults
+	@$(VENV)/bin/farlab up
+
+lint: setup  ## ruff, types, import contracts
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
+
+test: lint  ## everything that needs no root and no Docker
+	@$(PY) -m pytest -n auto --dist worksteal -m "not real"
+
+test-real: lint  ## the same plus what needs real servers and a browser
+	@$(PY) -m pytest -n auto --dist worksteal
+
+bench: setup  ## the benchmarks, a line of JSON each
+	@$(PY) -m benchmarks.start_chain --json
+
+.PHONY: help setup lock up lint test test-real bench

@@ -1,0 +1,1 @@
+"""What every service stands on: log, consumer, vault, leases, settings, logs and metrics. Not a service itself."""

@@ -1,0 +1,122 @@
+"""Runs one service from its command line to its clean end: settings, logs, broker, HTTP, signals. Knows no service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from services._runtime.configuration import ConfigurationError
+from services._runtime.connection import Broker, connect
+from services._runtime.errors import TransientError
+from services._runtime.http import HttpServer
+from services._runtime.identity import Stamp
+from services._runtime.settings import Configuration, load
+from services._runtime.telemetry import configure_logs
+from services._runtime.vault import KeyFileError, Vault, read_secret_file
+
+_log = structlog.get_logger("farlab.service")
+
+
+class App(Protocol):
+    """What a service's `app.build` returns."""
+
+    async def start(self) -> None:
+        """Begins to work; returns when the service is ready."""
+
+    async def close(self) -> None:
+        """Takes nothing new, finishes or hands back what is in hand, frees what it holds."""
+
+    def problems(self) -> Sequence[str]:
+        """Why it is not ready, one line each."""
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """Its own HTTP routes."""
+
+
+Build = Callable[[Configuration, Broker], App]
+
+
+def utc_now() -> datetime:
+    """The time now, in UTC."""
+    return datetime.now(UTC)
+
+
+def stamp_of(configuration: Configuration, service: str) -> Stamp:
+    """The stamp of a service, from its key file. Raises KeyFileError."""
+    source = f"{configuration.shared.installation.prefix}/{service}"
+    return Stamp(source, read_secret_file(configuration.keys_folder / f"{service}.ids"), utc_now)
+
+
+def vault_of(configuration: Configuration, broker: Broker, service: str) -> Vault:
+    """The vault as a service opens it. Raises KeyFileError."""
+    return Vault(broker.vault, configuration.keys_folder, service)
+
+
+def main(service: str, build: Build, arguments: Sequence[str] | None = None) -> int:
+    """The command line of a service: `--config FILE`. Returns the exit code; an error is one line."""
+    parser = argparse.ArgumentParser(prog=f"farlab-{service}", description=f"Farlab's {service}.")
+    parser.add_argument("--config", type=Path, default=Path("farlab.toml"), help="farlab.toml (default: here)")
+    parser.add_argument("--host", default="127.0.0.1", help="address of /healthz, /readyz, /metrics")
+    parser.add_argument("--port", type=int, default=0, help="port of these; 0 takes a free one")
+    parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
+    options = parser.parse_args(arguments)
+    try:
+        configuration = load(options.config)
+        logs = configuration.shared.logs
+        configure_logs(service, level=logs.level, log_format=logs.format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(service, configuration, build, options))
+    except (ConfigurationError, KeyFileError, TransientError) as error:
+        print(f"farlab-{service}: {error}", file=sys.stderr)  # noqa: T201 - for whoever started it
+        return 2
+    return 0
+
+
+async def _run(service: str, configuration: Configuration, build: Build, options: argparse.Namespace) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    async with contextlib.AsyncExitStack() as stack:
+        broker = await connect(configuration, service)
+        stack.push_async_callback(broker.close)
+        app = build(configuration, broker)
+        starting = True
+
+        def problems() -> Sequence[str]:
+            if starting:
+                return ["starting"]
+            return [*([] if broker.connected else ["the event log does not answer"]), *app.problems()]
+
+        server = HttpServer(problems, host=options.host, port=options.port, routes=app.routes())
+        await server.start()
+        stack.push_async_callback(server.close)
+        stack.push_async_callback(_within, app.close, 15.0)
+        await app.start()
+        starting = False
+        if options.port_file:
+            temporary = options.port_file.with_suffix(".new")
+            temporary.write_text(str(server.port))
+            temporary.replace(options.port_file)
+        _log.info("ready", port=server.port)
+        await stopping.wait()
+        _log.info("stopping")
+
+
+async def _within(close: Callable[[], Awaitable[None]], seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await close()
+    except TimeoutError:
+        _log.warning("not everything was finished in time; it is redelivered", seconds=seconds)

@@ -1,0 +1,91 @@
+"""`farlab.toml`: the settings every service shares, and the sections that belong to one. Validated whole at start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from schemas.base import HubName, Slug, SystemName
+from schemas.subjects import Subjects
+from services._runtime.configuration import ConfigurationError, convert, read_toml
+from services._runtime.systems import System, load_systems
+from services._runtime.topology import Retention
+
+Section = TypeVar("Section")
+SECTIONS = ("hub_bridge", "hpc_launcher", "cloud_launcher", "tunneler", "accounts", "operator_cli")
+"""Tables that belong to one service each; that service says what may stand there."""
+
+
+class Installation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What makes this installation this one. Folders count from the file's folder."""
+
+    prefix: Slug = "farlab"
+    hub: Annotated[HubName, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")] = HubName("main")
+    systems_folder: str = "systems"
+    keys_folder: str = "keys"
+
+
+class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the broker is. With `nkeys_folder`, each service signs in with `<service>.nk` of that folder."""
+
+    servers: list[Annotated[str, Meta(pattern=r"^(nats|tls)://[^@]+$")]] = msgspec.field(
+        default_factory=lambda: ["nats://127.0.0.1:4222"]
+    )
+    nkeys_folder: str = ""
+    ca_file: str = ""
+    connect_seconds: Annotated[float, Meta(gt=0)] = 10.0
+
+
+class Logs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much is logged, and for whom."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "terminal"] = "json"
+
+
+class Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The tables of `farlab.toml` that every service reads."""
+
+    installation: Installation = Installation()
+    nats: Nats = Nats()
+    logs: Logs = Logs()
+    retention: Retention = Retention()
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole configuration: the shared settings, the systems, and each service's own table, not yet read."""
+
+    file: Path
+    shared: Shared
+    systems: dict[SystemName, System]
+    sections: dict[str, Any]
+
+    @property
+    def subjects(self) -> Subjects:
+        """The subjects of this installation."""
+        return Subjects(self.shared.installation.prefix)
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where sealing keys and keys for event ids are."""
+        return self.file.parent / self.shared.installation.keys_folder
+
+    def section(self, name: str, settings: type[Section]) -> Section:
+        """One service's own table as its settings. Raises ConfigurationError."""
+        return convert(self.sections.get(name, {}), settings, file=self.file, section=name)
+
+
+def load(file: Path) -> Configuration:
+    """The configuration in a file and its systems folder. Raises ConfigurationError for the first thing wrong."""
+    file = file.resolve()
+    tables = read_toml(file)
+    sections = {name: tables.pop(name) for name in SECTIONS if name in tables}
+    for name, table in sections.items():
+        if not isinstance(table, dict):
+            raise ConfigurationError(f"{file}: {name} = {table!r}: must be a table; write [{name}]")
+    shared = convert(tables, Shared, file=file)
+    systems = load_systems(file.parent / shared.installation.systems_folder)
+    return Configuration(file=file, shared=shared, systems=systems, sections=sections)

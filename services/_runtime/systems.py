@@ -1,0 +1,184 @@
+"""The system catalogue: one file a system, with the sections each service reads. Starts and reaches nothing.
+
+A system is a place where servers run. Its file in `systems/` is named after it: `systems/juwels.toml`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from schemas.base import Port, PositiveInt, Slug, SystemName
+from services._runtime.configuration import ConfigurationError, convert, read_toml
+
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A partition and what one start may ask of it. Runtimes are in seconds, memory in bytes."""
+
+    title: str = ""
+    max_nodes: PositiveInt = 1
+    cores_per_node: PositiveInt = 1
+    gpus_per_node: Annotated[int, Meta(ge=0)] = 0
+    memory_bytes_per_node: PositiveInt | None = None
+    min_runtime_seconds: PositiveInt = 60
+    max_runtime_seconds: PositiveInt = 86_400
+    default_runtime_seconds: PositiveInt = 3_600
+    reservations: list[str] = []
+
+
+class UnicoreSite(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="backend", tag="unicore"
+):
+    """How the launcher speaks to a UNICORE site.
+
+    It acts for users by trusted delegation: a JWT of `issuer_dn`, signed with the key in `delegation_key_file`,
+    which the site's operator trusts.
+    """
+
+    url: Annotated[str, Meta(pattern=r"^https?://.+/rest/core$")]
+    issuer_dn: str
+    delegation_key_file: str
+    ca_file: str = ""
+    requests_per_second: Positive = 20.0
+    concurrent_requests: PositiveInt = 8
+    timeout_seconds: Positive = 10.0
+    poll_seconds: Positive = 2.0
+    longest_poll_seconds: Positive = 60.0
+    notifications_url: str = ""
+    lost_after_seconds: Positive = 900.0
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What runs inside the job, as the system's operator words it."""
+
+    python: str = "python3"
+    prologue: list[str] = []
+    node_address: str = "$(hostname -f)"
+    ports: tuple[Port, Port] = (49_152, 65_535)
+    hub_api_url: str = ""
+    server_start_seconds: Positive = 300.0
+
+
+class RemoteForward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where jobs find the hub on the login node, which forwards to `hub_host:hub_port`, when they cannot reach it."""
+
+    listen_host: str
+    listen_port: Port
+    hub_host: str
+    hub_port: Port
+
+
+class DirectReach(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="reach", tag="direct"
+):
+    """The hub reaches compute nodes itself."""
+
+    networks: list[str]
+    ports: tuple[Port, Port] = (1024, 65_535)
+    hosts: list[str] = []
+
+
+class SshReach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="reach", tag="ssh"):
+    """The hub reaches compute nodes through a login node by SSH. Targets outside `networks` are refused."""
+
+    login_nodes: list[Annotated[str, Meta(pattern=r"^[^:\s]+:\d{1,5}$")]]
+    user: str
+    key_file: str
+    known_hosts_file: str
+    networks: list[str]
+    ports: tuple[Port, Port] = (1024, 65_535)
+    hosts: list[str] = []
+    connect_seconds: Positive = 5.0
+    keepalive_seconds: Positive = 10.0
+    remote_forward: RemoteForward | None = None
+
+
+class Emulated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """For `farlab up` only: it starts a stand-in for the site and fills in the addresses. Not for production."""
+
+    login_node: str
+    compute_nodes: list[str]
+    queue_seconds: float = 1.0
+    accounts: list[str] = []
+
+
+class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An HPC system. `name` is the file's name."""
+
+    title: str
+    name: SystemName = SystemName("")
+    description: str = ""
+    kind: Literal["hpc"] = "hpc"
+    site: UnicoreSite
+    reach: SshReach | DirectReach
+    job: Job = Job()
+    partitions: dict[str, Partition]
+    emulated: Emulated | None = None
+
+
+def load_systems(folder: Path) -> dict[SystemName, System]:
+    """All systems of a folder by name. Raises ConfigurationError for the first thing that is wrong."""
+    files = sorted(folder.glob("*.toml"))
+    if not files:
+        raise ConfigurationError(f"{folder}: no system is configured; put one file a system there, such as juwels.toml")
+    systems = [load_system(file) for file in files]
+    return {system.name: system for system in systems}
+
+
+def load_system(file: Path) -> System:
+    """The system in a file. Relative file names in it count from the file's folder."""
+    try:
+        name = msgspec.convert(file.stem, Slug)
+    except msgspec.ValidationError:
+        raise ConfigurationError(
+            f"{file}: a system's file is named after it, in lower-case letters, digits and dashes; rename it"
+        ) from None
+    system = msgspec.structs.replace(convert(read_toml(file), System, file=file), name=SystemName(name))
+    _check_partitions(system, file)
+    _check_networks(system, file)
+    site = msgspec.structs.replace(
+        system.site,
+        delegation_key_file=_beside(file, system.site.delegation_key_file),
+        ca_file=_beside(file, system.site.ca_file),
+    )
+    reach = system.reach
+    if isinstance(reach, SshReach):
+        reach = msgspec.structs.replace(
+            reach, key_file=_beside(file, reach.key_file), known_hosts_file=_beside(file, reach.known_hosts_file)
+        )
+    return msgspec.structs.replace(system, site=site, reach=reach)
+
+
+def _beside(file: Path, name: str) -> str:
+    return str(file.parent / name) if name else ""
+
+
+def _check_partitions(system: System, file: Path) -> None:
+    if not system.partitions:
+        raise ConfigurationError(f"{file}: partitions is empty; add at least one [partitions.NAME]")
+    for name, partition in system.partitions.items():
+        least, most = partition.min_runtime_seconds, partition.max_runtime_seconds
+        if not least <= partition.default_runtime_seconds <= most:
+            raise ConfigurationError(
+                f"{file}: partitions.{name}.default_runtime_seconds = {partition.default_runtime_seconds}: "
+                f"must lie between min_runtime_seconds ({least}) and max_runtime_seconds ({most})"
+            )
+
+
+def _check_networks(system: System, file: Path) -> None:
+    for network in system.reach.networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{file}: reach.networks = {network!r}: {error}; write it as 10.11.0.0/16"
+            ) from None
+    low, high = system.job.ports
+    if low > high:
+        raise ConfigurationError(f"{file}: job.ports = [{low}, {high}]: the first must not be above the second")

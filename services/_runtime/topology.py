@@ -1,0 +1,134 @@
+"""Streams and buckets as data: what should be, how it differs from what is, and one explicit step to apply it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import nats.js.errors
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+
+from schemas.subjects import Subjects
+from services._runtime.log import Stream
+
+BUCKETS = ("leases", "vault", "access")
+LEASE_SECONDS = 6.0
+"""Time to live of a lease: what a dead owner costs before another takes over."""
+DEDUPLICATION_SECONDS = 120.0
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the log is kept. Zero means without limit."""
+
+    max_age_seconds: float = 0
+    max_bytes: int = 0
+    replicas: int = 1
+    vault_seconds: float = 60 * 86400
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One setting of a stream that is not as it should be."""
+
+    stream: str
+    setting: str
+    wanted: object
+    found: object
+
+
+def stream_name(subjects: Subjects, stream: Stream | str) -> str:
+    """The stream's name in NATS: installations that share a server have streams of their own."""
+    return stream if subjects.prefix == "farlab" else f"{subjects.prefix.upper()}_{stream}"
+
+
+def streams(subjects: Subjects, retention: Retention) -> list[StreamConfig]:
+    """What should be. Limits retention only: any other would lose replay."""
+    families: Mapping[Stream, str] = {
+        "SESSIONS": "session",
+        "QUOTAS": "quota",
+        "ACCESS": "access",
+        "SYSTEMS": "system",
+        "DEAD_LETTERS": "dead",
+    }
+    return [
+        StreamConfig(
+            name=stream_name(subjects, stream),
+            subjects=[subjects.family(family)],
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            storage=StorageType.FILE,
+            num_replicas=retention.replicas,
+            max_age=retention.max_age_seconds,
+            max_bytes=retention.max_bytes or -1,
+            duplicate_window=DEDUPLICATION_SECONDS,
+            allow_direct=True,
+            deny_delete=True,
+            deny_purge=True,
+        )
+        for stream, family in families.items()
+    ]
+
+
+def bucket_name(subjects: Subjects, bucket: str) -> str:
+    """The bucket's name in NATS."""
+    return bucket if subjects.prefix == "farlab" else f"{subjects.prefix}-{bucket}"
+
+
+def buckets(subjects: Subjects, retention: Retention) -> list[KeyValueConfig]:
+    """The key-value buckets that should be."""
+    ttl = {"leases": LEASE_SECONDS, "vault": retention.vault_seconds, "access": 0.0}
+    return [
+        KeyValueConfig(bucket=bucket_name(subjects, bucket), ttl=ttl[bucket], history=1, replicas=retention.replicas)
+        for bucket in BUCKETS
+    ]
+
+
+_COMPARED = (
+    "subjects",
+    "retention",
+    "storage",
+    "num_replicas",
+    "max_age",
+    "max_bytes",
+    "duplicate_window",
+    "allow_direct",
+    "deny_delete",
+    "deny_purge",
+)
+
+
+def differences(wanted: StreamConfig, found: StreamConfig) -> list[Difference]:
+    """Settings of a stream that are not as wanted. Pure."""
+    return [
+        Difference(wanted.name or "", setting, _plain(getattr(wanted, setting)), _plain(getattr(found, setting)))
+        for setting in _COMPARED
+        if _plain(getattr(wanted, setting)) != _plain(getattr(found, setting))
+    ]
+
+
+def _plain(value: Any) -> object:
+    return getattr(value, "value", value) or 0
+
+
+async def apply(js: JetStreamContext, subjects: Subjects, retention: Retention) -> list[Difference]:
+    """Creates what is missing and updates what differs. Returns the differences it found and closed.
+
+    Raises nats.js.errors.APIError when the server refuses, as for a change of storage.
+    """
+    closed: list[Difference] = []
+    for wanted in streams(subjects, retention):
+        try:
+            found = (await js.stream_info(wanted.name or "")).config
+        except nats.js.errors.NotFoundError:
+            await js.add_stream(wanted)
+            continue
+        if different := differences(wanted, found):
+            await js.update_stream(wanted)
+            closed.extend(different)
+    for bucket in buckets(subjects, retention):
+        try:
+            await js.key_value(bucket.bucket)
+        except nats.js.errors.BucketNotFoundError:
+            await js.create_key_value(bucket)
+    return closed
