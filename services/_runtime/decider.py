@@ -30,9 +30,9 @@ class Perform(msgspec.Struct, Generic[Command], frozen=True):
     command: Command
 
 
-Steps = Sequence["Emit | Perform[Command]"]
+Steps = Sequence[Emit | Perform[Command]]
 
-Decide = Callable[[SessionState, "AnySessionEvent | None"], Steps[Command]]
+Decide = Callable[[SessionState, AnySessionEvent | None], Sequence[Emit | Perform[Command]]]
 """The steps for a state and the event that led to it.
 
 Without an event it is a nudge: a reconciler asks what the state alone demands. An event that is not in the state
@@ -45,5 +45,5 @@ Act = Callable[[Command], Awaitable[Sequence[SessionEvent]]]
 Raises TransientError or PermanentError; anything else counts as a defect.
 """
 
-GiveUp = Callable[[SessionState, PermanentError], Steps[Command]]
+GiveUp = Callable[[SessionState, PermanentError], Sequence[Emit | Perform[Command]]]
 """The steps that tell the user why it can never work."""

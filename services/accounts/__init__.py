@@ -1,0 +1,1 @@
+"""Who may use what: admits or rejects every start, and reserves and releases quotas exactly once."""

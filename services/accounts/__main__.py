@@ -1,0 +1,9 @@
+"""`python -m services.accounts --config farlab.toml`."""
+
+import sys
+
+from services._runtime.service import main
+from services.accounts.app import build
+
+if __name__ == "__main__":
+    sys.exit(main("accounts", build))

@@ -1,0 +1,109 @@
+"""What accounts do in the life of a session: admit at the beginning, end what never ran, release at the end. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.lifecycle import (
+    Admitted,
+    Cancelling,
+    Created,
+    Ended,
+    Interrupted,
+    Listening,
+    NotStarted,
+    Reachable,
+    Ready,
+    Rejected,
+    Requested,
+    SessionState,
+    Stopping,
+    Submitted,
+    Waiting,
+    Withdrawn,
+)
+from schemas.session import (
+    AnySessionEvent,
+    SessionEnded,
+    SessionEvent,
+    StartRejected,
+    StartRequested,
+    StopRequested,
+)
+from services._runtime.decider import Emit, Perform
+from services._runtime.errors import PermanentError
+
+CONSUMES: tuple[type[SessionEvent], ...] = (StartRequested, StartRejected, StopRequested, SessionEnded)
+
+
+class Admit(msgspec.Struct, frozen=True):
+    """Judge a start and reserve its quotas."""
+
+    request: StartRequested
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Give back whatever the session holds of any quota."""
+
+    request: StartRequested
+
+
+Command = Admit | Release
+
+
+def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Perform[Command]]:
+    """The steps for a state, whatever event led there."""
+    del event  # the state alone demands it
+    match state:
+        case Requested(request=request):
+            return [Perform(Admit(request))]
+        case Rejected(request=request, rejection=rejection):
+            return [Emit(_ended(request, "rejected", rejection.message, rejection.remedy))]
+        case Withdrawn(request=request, stop=stop):
+            return [Emit(_ended(request, "stopped", f"Stopped by {stop.by} before it began: {stop.reason}"))]
+        case Ended(request=request):
+            return [Perform(Release(request))]
+        case (
+            NotStarted()
+            | Waiting()
+            | Admitted()
+            | Cancelling()
+            | Created()
+            | Submitted()
+            | Listening()
+            | Reachable()
+            | Ready()
+            | Interrupted()
+            | Stopping()
+        ):
+            return []
+
+
+def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[Command]]:
+    """What is said when a start can never be judged."""
+    if isinstance(state, Requested | Waiting):
+        request = state.request
+        return [
+            Emit(
+                StartRejected(
+                    hub=request.hub,
+                    system=request.system,
+                    session=request.session,
+                    code=error.code,
+                    message=error.reason,
+                    remedy=error.remedy,
+                )
+            )
+        ]
+    return []
+
+
+def _ended(request: StartRequested, outcome: str, reason: str, remedy: str = "") -> SessionEnded:
+    return SessionEnded(
+        hub=request.hub,
+        system=request.system,
+        session=request.session,
+        outcome="rejected" if outcome == "rejected" else "stopped",
+        reason=reason[:1024],
+        remedy=remedy[:1024],
+    )

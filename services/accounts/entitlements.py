@@ -1,0 +1,142 @@
+"""Whether a start is allowed, and why not: a pure judgement on what was asked, what exists and what the user may use.
+
+Quotas are not judged here: they need an atomic reservation.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from schemas.access import AccessRecord, SystemAccess
+from schemas.base import SystemName, UserName
+from schemas.session import HpcPlace, Resources, StartRequested
+from services._runtime.systems import Partition, System
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    """The user may, and acts at the site under this identity."""
+
+    site_identity: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The user may not: a code for programs, a message and a remedy for people."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+Verdict = Allowed | Refused
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What holds now: the systems, who may use what, and which systems take no starts and why."""
+
+    systems: Mapping[SystemName, System]
+    access: Mapping[UserName, AccessRecord]
+    drained: Mapping[SystemName, str]
+
+
+def judge(request: StartRequested, rules: Rules) -> Verdict:
+    """The verdict on a start, by the first rule it breaks."""
+    system = rules.systems.get(request.system)
+    if system is None:
+        return Refused("unknown-system", f"There is no system {request.system!r}.", _choose("a system", rules.systems))
+    if (reason := rules.drained.get(request.system)) is not None:
+        return Refused(
+            "system-drained",
+            f"{system.title} takes no new starts: {reason}",
+            "Choose another system, or try again when it is back.",
+        )
+    record = rules.access.get(request.user)
+    if record is None:
+        return Refused(
+            "unknown-user",
+            f"Nothing is known of what {request.user!r} may use.",
+            "Ask your support to enter you; log out and in again when they have.",
+        )
+    if request.vo not in record.vos:
+        return Refused("not-in-vo", f"You are not a member of {request.vo!r}.", _choose("an organisation", record.vos))
+    access = next((each for each in record.systems if each.system == request.system), None)
+    if access is None:
+        return Refused(
+            "system-not-allowed",
+            f"You have no account on {system.title}.",
+            _choose("a system", (each.system for each in record.systems)),
+        )
+    if not isinstance(request.place, HpcPlace):
+        return Refused(
+            "wrong-kind", f"{system.title} is an HPC system.", "Choose an account, a project and a partition."
+        )
+    return _place(request.place, access, system) or _fits(request, system) or Allowed(access.site_identity)
+
+
+def _place(place: HpcPlace, access: SystemAccess, system: System) -> Refused | None:
+    account = next((each for each in access.accounts if each.name == place.account), None)
+    if account is None:
+        return Refused(
+            "account-not-allowed",
+            f"You may not use the account {place.account!r} on {system.title}.",
+            _choose("an account", (each.name for each in access.accounts), place.account),
+        )
+    project = next((each for each in account.projects if each.name == place.project), None)
+    if project is None:
+        return Refused(
+            "project-not-allowed",
+            f"The account {place.account!r} may not use the project {place.project!r} on {system.title}.",
+            _choose("a project", (each.name for each in account.projects), place.project),
+        )
+    allowed = [name for name in (project.partitions or system.partitions) if name in system.partitions]
+    if place.partition not in allowed:
+        return Refused(
+            "partition-not-allowed",
+            f"The project {place.project!r} may not run on the partition {place.partition!r} of {system.title}.",
+            _choose("a partition", allowed, place.partition),
+        )
+    return None
+
+
+def _fits(request: StartRequested, system: System) -> Refused | None:
+    if not isinstance(request.place, HpcPlace):
+        return None
+    name = request.place.partition
+    partition = system.partitions[name]
+    asked = request.resources
+    for what, value, least, most in _limits(asked, partition):
+        if value is not None and not least <= value <= most:
+            return Refused(
+                "over-the-limit" if value > most else "under-the-limit",
+                f"{what} = {value} does not fit the partition {name!r} of {system.title}.",
+                f"Choose between {least} and {most}." if least < most else f"It must be {most}.",
+            )
+    if asked.reservation is not None and asked.reservation not in partition.reservations:
+        return Refused(
+            "reservation-not-allowed",
+            f"The reservation {asked.reservation!r} is not offered on the partition {name!r}.",
+            _choose("a reservation", partition.reservations) if partition.reservations else "Leave it out.",
+        )
+    return None
+
+
+def _limits(asked: Resources, partition: Partition) -> list[tuple[str, int | None, int, int]]:
+    memory = partition.memory_bytes_per_node
+    return [
+        ("runtime_seconds", asked.runtime_seconds, partition.min_runtime_seconds, partition.max_runtime_seconds),
+        ("nodes", asked.nodes, 1, partition.max_nodes),
+        ("cores", asked.cores, 1, partition.cores_per_node * asked.nodes),
+        ("gpus", asked.gpus, 0, partition.gpus_per_node * asked.nodes),
+        ("memory_bytes", asked.memory_bytes if memory else None, 1, (memory or 0) * asked.nodes),
+    ]
+
+
+def _choose(what: str, names: Iterable[str], wanted: str = "") -> str:
+    choices = list(names)
+    if not choices:
+        return "Ask your support: nothing is open to you here."
+    if near := difflib.get_close_matches(wanted, choices, 1):
+        return f"Did you mean {near[0]!r}?"
+    return f"Choose {what}: {', '.join(choices[:10])}{' ...' if len(choices) > 10 else ''}."

@@ -1,0 +1,166 @@
+"""The accounts service on the log in memory, and its quotas raced by replicas on a real JetStream."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import nats
+import pytest
+
+from schemas.access import AccessRecord
+from schemas.base import SystemName
+from schemas.lifecycle import Admitted, Ended
+from schemas.session import SessionEvent
+from schemas.subjects import Subjects
+from schemas.system import SystemDrained
+from services._runtime import topology
+from services._runtime.jetstream import JetStreamBucket, JetStreamLog
+from services._runtime.log import Bucket, Log
+from services._runtime.memory import MemoryBucket, MemoryLog
+from services._runtime.view import placed
+from services.accounts.app import AccountsApp
+from services.accounts.settings import AccountsSettings, Quota
+from tests.support.broker import nats_server
+from tests.support.catalogue import system, user
+from tests.support.samples import Story, stamp
+
+SUBJECTS = Subjects()
+
+
+def accounts(log: Log, bucket: Bucket, *quotas: Quota) -> AccountsApp:
+    return AccountsApp(
+        log=log,
+        access=bucket,
+        subjects=SUBJECTS,
+        stamp=stamp("accounts"),
+        systems={SystemName("demo-hpc"): system()},
+        settings=AccountsSettings(users=[user("ada"), user("ben")], quotas=list(quotas), reconcile_seconds=3600),
+    )
+
+
+async def append(log: Log, event: SessionEvent) -> None:
+    scope = SUBJECTS.session(event.session)
+    history = await log.history("SESSIONS", scope)
+    after = history[-1].sequence if history else 0
+    stamped = stamp("hub")(event, after=after, cause=None)
+    await log.append("SESSIONS", SUBJECTS.session_event(stamped), stamped, scope=scope, after=after)
+
+
+async def events(log: Log, story: Story) -> list[str]:
+    history = await log.history("SESSIONS", SUBJECTS.session(story.session))
+    return [type(each.message).__name__ for each in history]
+
+
+async def test_a_start_that_may_is_admitted_and_one_that_may_not_ends_with_a_reason() -> None:
+    log = MemoryLog()
+    app = accounts(log, MemoryBucket())
+    await app.start()
+    good, bad = Story(), Story(user="ben")
+    await append(log, good.requested())
+    await append(log, bad.requested(partition="nosuch"))
+    await log.settled()
+    assert await events(log, good) == ["StartRequested", "StartAdmitted"]
+    assert await events(log, bad) == ["StartRequested", "StartRejected", "SessionEnded"]
+    await app.close()
+
+
+async def test_a_stop_before_admission_ends_the_session() -> None:
+    log = MemoryLog()
+    app = accounts(log, MemoryBucket())
+    story = Story()
+    await append(log, story.requested())
+    await append(log, story.stop())
+    await app.start()
+    await log.settled()
+    assert await events(log, story) == ["StartRequested", "StopRequested", "SessionEnded"]
+    await app.close()
+
+
+async def test_a_share_is_released_at_the_end_and_after_a_crash_in_between() -> None:
+    log, quota = MemoryLog(), Quota(system="demo-hpc", limit=1)
+    app = accounts(log, MemoryBucket(), quota)
+    await app.start()
+    first, second = Story(), Story(user="ben")
+    await append(log, first.requested())
+    await log.settled()
+    await append(log, second.requested())
+    await log.settled()
+    assert (await events(log, second))[1] == "StartRejected"
+    await app.close()
+
+    await append(log, first.stop())
+    await append(log, first.ended())
+    again = accounts(log, MemoryBucket(), quota)
+    await again.ledger.follow()
+    assert list(again.ledger.holders()) == [first.session]
+    await again.start()
+    await again.reconcile()
+    await log.settled()
+    assert list(again.ledger.holders()) == []
+    await again.close()
+
+
+async def test_a_drained_system_refuses_with_the_operators_reason() -> None:
+    log = MemoryLog()
+    app = accounts(log, MemoryBucket())
+    await app.start()
+    drained = stamp("ops")(
+        SystemDrained(system=SystemName("demo-hpc"), by="op", reason="new file system"), after=0, cause=None
+    )
+    subject = SUBJECTS.system_event("demo-hpc", "system-drained")
+    await log.append("SYSTEMS", subject, drained, scope=subject, after=0)
+    story = Story()
+    await append(log, story.requested())
+    await log.settled()
+    history = await log.history("SESSIONS", SUBJECTS.session(story.session))
+    state = placed(history).state
+    assert isinstance(state, Ended)
+    assert "new file system" in state.end.reason
+    await app.close()
+
+
+async def test_who_may_use_what_is_published_for_the_form() -> None:
+    log, bucket = MemoryLog(), MemoryBucket()
+    await accounts(log, bucket).start()
+    entry = await bucket.get("ada")
+    assert entry is not None
+    record = msgspec.json.decode(entry[0], type=AccessRecord)
+    assert record.systems[0].accounts[0].name == "ada1"
+    assert len(await log.history("ACCESS", SUBJECTS.access_changed("ada"))) == 1
+    await accounts(log, bucket).start()
+    assert len(await log.history("ACCESS", SUBJECTS.access_changed("ada"))) == 1
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+async def test_a_limit_holds_when_replicas_race(tmp_path: Path, replicas: int) -> None:
+    quota = Quota(system="demo-hpc", limit=7)
+    async with nats_server(tmp_path, sync="2m") as server:
+        clients = [await nats.connect(server.url) for _ in range(replicas)]
+        await topology.apply(clients[0].jetstream(), SUBJECTS, topology.Retention())
+        logs = [JetStreamLog(client, SUBJECTS) for client in clients]
+        apps = [
+            accounts(log, JetStreamBucket(client.jetstream(), SUBJECTS, "access"), quota)
+            for log, client in zip(logs, clients, strict=True)
+        ]
+        for app in apps:
+            await app.start()
+        stories = [Story(user=("ada", "ben")[number % 2]) for number in range(40)]
+        await asyncio.gather(*[append(logs[0], story.requested()) for story in stories])
+        async with asyncio.timeout(30):
+            while not all(_judged(apps[0], story) for story in stories):
+                await asyncio.sleep(0.02)
+        states = [placed(await logs[0].history("SESSIONS", SUBJECTS.session(story.session))).state for story in stories]
+        assert sum(isinstance(state, Admitted) for state in states) == 7
+        used = [each.message.used for each in await logs[0].history("QUOTAS", SUBJECTS.family("quota"))]  # type: ignore[attr-defined]
+        assert max(used) == 7
+        for app in apps:
+            await app.close()
+        for client in clients:
+            await client.close()
+
+
+def _judged(app: AccountsApp, story: Story) -> bool:
+    known = app.sessions.view.get(story.session)
+    return known is not None and isinstance(known.state, Admitted | Ended)
