@@ -23,7 +23,7 @@ class HttpServer:
             [web.get("/healthz", self._health), web.get("/readyz", self._ready), web.get("/metrics", self._metrics)]
         )
         self._app.add_routes(routes)
-        self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
 
     @property
     def port(self) -> int:
@@ -33,7 +33,7 @@ class HttpServer:
     async def start(self) -> None:
         """Listens. Raises OSError when the address is taken."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._wanted_port, shutdown_timeout=2.0).start()
+        await web.TCPSite(self._runner, self._host, self._wanted_port).start()
 
     async def close(self) -> None:
         """Answers what is in hand and stops."""

@@ -1,0 +1,1 @@
+"""A stand-in for a UNICORE site: its REST API, and jobs as local processes."""

@@ -1,0 +1,60 @@
+"""What the tunneler needs of the world: ways to servers, and a proof of where they lead. No implementation."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from schemas.base import SessionId, SystemName
+from schemas.secrets import ServerProof
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A host and a port."""
+
+    host: str
+    port: int
+
+
+class LostError(Exception):
+    """The way is broken, and why. It may come back."""
+
+
+class WrongServerError(Exception):
+    """Something answers that is not the session's server: a port was recycled, or someone took it."""
+
+
+class Way(Protocol):
+    """One open way from the hub's side to one server."""
+
+    @property
+    def address(self) -> Address:
+        """Where the hub connects."""
+
+    @property
+    def via(self) -> str:
+        """What it leads through, for people."""
+
+    async def close(self) -> None:
+        """Ends it and every connection on it."""
+
+
+class Reach(Protocol):
+    """How the servers of one system are reached."""
+
+    async def open(self, session: SessionId, target: Address, wanted_port: int) -> Way:
+        """Opens a way to the target, at `wanted_port` where it is free (0: any). Raises LostError."""
+
+    async def close(self) -> None:
+        """Closes every way."""
+
+
+class Prove(Protocol):
+    """Checks that a session's server answers at an address."""
+
+    async def __call__(self, address: Address, base_url: str, proof: ServerProof) -> None:
+        """Returns when it does. Raises LostError when nothing answers, WrongServerError when something else does."""
+
+
+Reaches = dict[SystemName, Reach]
