@@ -36,17 +36,15 @@ class Lease:
         """Whether this holder may act now."""
         return asyncio.get_running_loop().time() < self._until
 
-    async def acquire(self, *, seize: bool = False) -> bool:
-        """Takes the lease if it is free, keeps it if it is ours; `seize` takes it from whoever has it."""
+    async def acquire(self) -> bool:
+        """Takes the lease if it is free, keeps it if it is ours: also from an earlier life under the same name."""
         begun = asyncio.get_running_loop().time()
         value = self.holder.encode()
         try:
             if self._revision:
                 self._revision = await self._bucket.update(self.name, value, self._revision)
-            elif seize:
-                self._revision = await self._bucket.put(self.name, value)
             else:
-                self._revision = await self._bucket.create(self.name, value)
+                self._revision = await self._take(value)
         except KeyTakenError:
             self._revision = 0
             self._until = 0.0
@@ -56,6 +54,12 @@ class Lease:
             return self.held
         self._until = begun + LEASE_SECONDS - RENEWAL_SECONDS / 2
         return True
+
+    async def _take(self, value: bytes) -> int:
+        entry = await self._bucket.get(self.name)
+        if entry is not None and entry[0] == value:
+            return await self._bucket.update(self.name, value, entry[1])
+        return await self._bucket.create(self.name, value)
 
     async def release(self) -> None:
         """Lets the lease go, so that another need not wait for its time to live."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 import msgspec
 
-from schemas.base import SessionId, SystemName
+from schemas.base import SessionId
 from schemas.secrets import ServerProof
 
 
@@ -40,11 +41,26 @@ class Way(Protocol):
         """Ends it and every connection on it."""
 
 
-class Reach(Protocol):
+class Ways(Protocol):
     """How the servers of one system are reached."""
 
+    came_back: asyncio.Event
+    """Set when the ways came back after a loss; whoever checks them clears it."""
+
+    async def start(self) -> None:
+        """Begins to keep up what the ways need."""
+
     async def open(self, session: SessionId, target: Address, wanted_port: int) -> Way:
-        """Opens a way to the target, at `wanted_port` where it is free (0: any). Raises LostError."""
+        """Opens a way to the target in place of an earlier one, at `wanted_port` where it is free (0: any).
+
+        Raises LostError.
+        """
+
+    async def forget(self, session: SessionId) -> None:
+        """Closes the session's way. Safe to repeat."""
+
+    async def lead_to_hub(self, serve: bool) -> None:
+        """Begins, or ceases, to be the replica that lets jobs reach the hub."""
 
     async def close(self) -> None:
         """Closes every way."""
@@ -55,6 +71,3 @@ class Prove(Protocol):
 
     async def __call__(self, address: Address, base_url: str, proof: ServerProof) -> None:
         """Returns when it does. Raises LostError when nothing answers, WrongServerError when something else does."""
-
-
-Reaches = dict[SystemName, Reach]

@@ -32,7 +32,7 @@ async def prove(address: Address, base_url: str, proof: ServerProof) -> None:
     except TimeoutError:
         raise LostError(f"the server did not answer within {SECONDS:.0f} s") from None
     except (OSError, asyncio.IncompleteReadError) as error:
-        raise LostError(f"the server cannot be reached: {error or type(error).__name__}") from error
+        raise LostError(f"the server cannot be reached: {str(error) or type(error).__name__}") from error
 
 
 async def _prove_by_challenge(address: Address, base_url: str, key: bytes) -> None:

@@ -1,0 +1,285 @@
+"""Builds the tunneler: the only place that constructs its parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from schemas.base import SessionId, SystemName
+from schemas.lifecycle import Ended, SessionState, WithTunnel
+from schemas.secrets import ServerProof
+from schemas.session import SessionEvent, StartRequested, TunnelReady
+from schemas.subjects import Subjects
+from services._runtime.connection import Broker
+from services._runtime.errors import PermanentError, TransientError
+from services._runtime.identity import Stamp
+from services._runtime.leases import Lease
+from services._runtime.log import Bucket, Log, Recorded
+from services._runtime.service import stamp_of, utc_now, vault_of
+from services._runtime.session_service import SessionService
+from services._runtime.settings import Configuration
+from services._runtime.systems import SshReach, System
+from services._runtime.vault import Vault
+from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
+from services.tunneler.port_forward import DirectWays, SshWays
+from services.tunneler.ports import Address, LostError, Prove, Way, Ways, WrongServerError
+from services.tunneler.proof import prove
+from services.tunneler.settings import TunnelerSettings
+from services.tunneler.targets import RefusedTargetError, check_target
+from services.tunneler.upkeep import REPLICA_LEASES, Upkeep
+
+_log = structlog.get_logger("farlab.tunneler")
+
+PROOF_PAUSES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""A server that says it listens is there within moments; what takes longer is tried again as a new delivery."""
+
+
+def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
+    """The service, from its configuration and an open broker. Raises ConfigurationError."""
+    settings = configuration.section("tunneler", TunnelerSettings)
+    return TunnelerApp(
+        log=broker.log,
+        leases=broker.leases,
+        vault=vault_of(configuration, broker, "tunneler"),
+        subjects=configuration.subjects,
+        stamp=stamp_of(configuration, "tunneler"),
+        systems=configuration.systems,
+        ways={name: _ways(system, settings) for name, system in configuration.systems.items()},
+        prove=prove,
+        settings=settings,
+        now=utc_now,
+    )
+
+
+def _ways(system: System, settings: TunnelerSettings) -> Ways:
+    if isinstance(system.reach, SshReach):
+        return SshWays(system.reach, bind_host=settings.bind_host, ports=settings.ports)
+    return DirectWays()
+
+
+class TunnelerApp:
+    """One replica of the tunneler."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        leases: Bucket,
+        vault: Vault,
+        subjects: Subjects,
+        stamp: Stamp,
+        systems: Mapping[SystemName, System],
+        ways: Mapping[SystemName, Ways],
+        prove: Prove,
+        settings: TunnelerSettings,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._vault = vault
+        self._systems = systems
+        self._ways = ways
+        self._prove = prove
+        self._settings = settings
+        self._now = now
+        self._named = False
+        self._open: dict[SessionId, Way] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._replica_lease = Lease(leases, f"{REPLICA_LEASES}{settings.replica}", settings.replica)
+        self._hub_leases = {
+            name: Lease(leases, f"tunneler.remote-forward.{name}", settings.replica) for name in systems
+        }
+        self.sessions: SessionService[Command] = SessionService(
+            service="tunneler",
+            log=log,
+            subjects=subjects,
+            stamp=stamp,
+            decide=decide,
+            perform=self.perform,
+            give_up=give_up,
+            consumes=CONSUMES,
+            systems=list(systems),
+        )
+        self._upkeep = Upkeep(
+            sessions=self.sessions,
+            leases=leases,
+            ways=ways,
+            replica=settings.replica,
+            check=self.check,
+            settings=settings,
+        )
+
+    async def start(self) -> None:
+        """Takes its name, connects to login nodes, restores its own tunnels from the log, then takes sessions."""
+        self._named = await self._replica_lease.acquire()
+        for ways in self._ways.values():
+            await ways.start()
+        self.sessions.view.watch(self._on_event)
+        await self.sessions.start()
+        for session, placed in self.sessions.view.live():
+            if isinstance(placed.state, WithTunnel) and placed.state.tunnel.replica == self._settings.replica:
+                self._spawn(self._restore(session, placed.state.request, placed.state))
+        self._spawn(self._replica_lease.keep(self._name_lease_changed))
+        for name, lease in self._hub_leases.items():
+            self._spawn(self._keep_hub_lease(name, lease))
+        self._spawn(self._upkeep.run())
+
+    async def close(self) -> None:
+        """Finishes what is in hand, gives up its leases and closes every way."""
+        await self.sessions.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=5.0)
+        for lease in (*self._hub_leases.values(), self._replica_lease):
+            await lease.release()
+        for ways in self._ways.values():
+            await ways.close()
+
+    def problems(self) -> Sequence[str]:
+        """Whether another tunneler goes by its name. A system out of reach is no reason to be out of service."""
+        return [] if self._named else [f"another tunneler is named {self._settings.replica}; set tunneler.replica"]
+
+    def _name_lease_changed(self, held: bool) -> None:
+        self._named = held
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """None of its own."""
+        return []
+
+    async def perform(self, command: Command) -> Sequence[SessionEvent]:
+        """Carries out a command; the facts that came of it."""
+        match command:
+            case OpenTunnel():
+                return [await self._open_tunnel(command)]
+            case CloseTunnel(request=request):
+                await self._forget(request)
+                return []
+
+    async def check(self, session: SessionId, state: SessionState) -> None:
+        """Proves the data path of a tunnel of ours, twice before it is believed broken. Raises LostError."""
+        if not isinstance(state, WithTunnel):
+            return
+        way = self._open.get(session)
+        if way is None:
+            raise LostError("the tunneler has no way to this server")
+        proof = await self._proof_of(session)
+        try:
+            await self._prove(way.address, state.request.base_url, proof)
+        except (LostError, WrongServerError):
+            await asyncio.sleep(0.2)
+            try:
+                await self._prove(way.address, state.request.base_url, proof)
+            except WrongServerError as error:
+                raise LostError(str(error)) from error
+
+    async def _open_tunnel(self, command: OpenTunnel) -> TunnelReady:
+        request, server = command.request, command.server
+        reach = self._systems[request.system].reach
+        try:
+            check_target(server.host, server.port, networks=reach.networks, ports=reach.ports, hosts=reach.hosts)
+        except RefusedTargetError as error:
+            raise PermanentError(
+                "target-refused",
+                f"The address the server announced is refused: {error}.",
+                "An operator should compare it with the system's networks, hosts and ports.",
+            ) from error
+        proof = await self._proof_of(request.session)
+        try:
+            way = await self._way(request, Address(server.host, server.port), 0)
+            await self._prove_soon(way, request, proof)
+        except (LostError, WrongServerError) as error:
+            self._bound(command, error)
+            raise TransientError(str(error), delay_seconds=1.0) from error
+        return TunnelReady(
+            hub=request.hub,
+            system=request.system,
+            session=request.session,
+            host=way.address.host,
+            port=way.address.port,
+            generation=command.generation,
+            replica=self._settings.replica,
+            via=way.via,
+        )
+
+    def _bound(self, command: OpenTunnel, error: Exception) -> None:
+        """A start whose server never answers fails; one whose user was in is rebuilt for as long as its job lives."""
+        waited_seconds = (self._now() - command.server.at).total_seconds()
+        if not command.for_user and waited_seconds > self._settings.unreachable_seconds:
+            raise PermanentError(
+                "server-unreachable",
+                f"The server said that it listens, but it could not be reached for {waited_seconds:.0f} s: {error}.",
+                "Start it again; if that does not help, tell your support.",
+            ) from error
+
+    async def _prove_soon(self, way: Way, request: StartRequested, proof: ServerProof) -> None:
+        for pause in PROOF_PAUSES_SECONDS:
+            try:
+                await self._prove(way.address, request.base_url, proof)
+            except (LostError, WrongServerError):
+                await asyncio.sleep(pause)
+            else:
+                return
+        await self._prove(way.address, request.base_url, proof)
+
+    async def _restore(self, session: SessionId, request: StartRequested, state: SessionState) -> None:
+        """Opens a tunnel of an earlier life again; the log hears of it only when its port is another."""
+        if not isinstance(state, WithTunnel):
+            return
+        try:
+            way = await self._way(request, Address(state.server.host, state.server.port), state.tunnel.port)
+        except LostError as error:
+            _log.warning("tunnel not restored", session=session, reason=str(error))
+            return
+        if way.address.port != state.tunnel.port:
+            moved = TunnelReady(
+                hub=request.hub,
+                system=request.system,
+                session=session,
+                host=way.address.host,
+                port=way.address.port,
+                generation=state.tunnel.generation + 1,
+                replica=self._settings.replica,
+                via=way.via,
+            )
+            await self.sessions.consumer.record(moved)
+
+    async def _way(self, request: StartRequested, target: Address, wanted_port: int) -> Way:
+        way = await self._ways[request.system].open(request.session, target, wanted_port)
+        self._open[request.session] = way
+        return way
+
+    async def _proof_of(self, session: SessionId) -> ServerProof:
+        return await self._vault.open(session, ServerProof)  # type: ignore[arg-type]
+
+    async def _forget(self, request: StartRequested) -> None:
+        self._open.pop(request.session, None)
+        await self._ways[request.system].forget(request.session)
+
+    def _on_event(self, recorded: Recorded, before: SessionState, after: SessionState) -> None:
+        """Every replica closes its way when a session ends or moves to another replica."""
+        del before
+        event = recorded.message
+        moved = isinstance(event, TunnelReady) and event.replica != self._settings.replica
+        over = isinstance(after, Ended) or (moved and isinstance(after, WithTunnel))
+        if over and isinstance(after, Ended | WithTunnel) and after.request.session in self._open:
+            self._spawn(self._forget(after.request))
+
+    async def _keep_hub_lease(self, name: SystemName, lease: Lease) -> None:
+        def changed(held: bool) -> None:
+            self._spawn(self._ways[name].lead_to_hub(held))
+
+        await lease.keep(changed)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the tunneler failed", exc_info=error)

@@ -1,0 +1,244 @@
+"""Forwards ports over a login node's connection: listeners of our own that outlive it. Chooses no target.
+
+A listener keeps its port for the life of the tunnel; each connection it accepts becomes a `direct-tcpip` channel
+(RFC 4254, 7.2) to the one target it was opened for. While the SSH connection is being made anew, connections wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Iterator
+
+import asyncssh
+import structlog
+from asyncssh.forward import SSHForwarder
+
+from schemas.base import SessionId
+from services._runtime.systems import RemoteForward, SshReach
+from services.tunneler.ports import Address, LostError
+from services.tunneler.ssh import LoginNodeConnection
+
+_log = structlog.get_logger("farlab.tunneler.forward")
+
+BACKLOG = 1024
+PATIENCE_SECONDS = 10.0
+"""How long a connection waits for the way to come back before it is closed."""
+
+
+class LocalForward:
+    """A listener on our side that leads to one target behind the login node."""
+
+    def __init__(self, ssh: LoginNodeConnection, target: Address) -> None:
+        self._ssh = ssh
+        self.target = target
+        self._server: asyncio.Server | None = None
+        self._open: set[_Accepted] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.address = Address("", 0)
+
+    @property
+    def via(self) -> str:
+        """The login node, as it is now."""
+        return self._ssh.host
+
+    async def listen(self, host: str, port: int) -> None:
+        """Listens. Raises OSError when the port is taken."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Accepted(self), host, port, backlog=BACKLOG)
+        self.address = Address(host, self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Listens no more and ends every connection."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in list(self._tasks):
+            task.cancel()
+        for accepted in list(self._open):
+            accepted.close()
+
+    def accepted(self, connection: _Accepted) -> None:
+        """A connection came in: leads it to the target."""
+        self._open.add(connection)
+        task = asyncio.create_task(self._lead(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def ended(self, connection: _Accepted) -> None:
+        """A connection is gone."""
+        self._open.discard(connection)
+
+    async def _lead(self, connection: _Accepted) -> None:
+        try:
+            ssh = await self._ssh.get(PATIENCE_SECONDS)
+            await ssh.create_connection(  # bytes in, bytes out: a forwarder is a session of no encoding
+                lambda: SSHForwarder(connection),  # type: ignore[arg-type, return-value]
+                self.target.host,
+                self.target.port,
+                *connection.origin,
+            )
+            connection.go()
+        except (LostError, asyncssh.Error, OSError) as error:
+            _log.info("connection closed", port=self.address.port, reason=str(error))
+            connection.close()
+
+
+class _Accepted(SSHForwarder):
+    """A connection that came in, held until its channel is open."""
+
+    def __init__(self, forward: LocalForward) -> None:
+        super().__init__()
+        self._forward = forward
+        self.origin: tuple[str, int] = ("", 0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername") or ("", 0)
+        self.origin = (str(peer[0]), int(peer[1]))
+        self.pause_reading()
+        self._forward.accepted(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forward.ended(self)
+        super().connection_lost(exc)
+
+    def go(self) -> None:
+        """The channel is open: lets the data flow."""
+        if self._transport is not None:
+            self.resume_reading()
+        else:
+            self.close()
+
+
+class SshWays:
+    """All ways to the servers of one system, over one connection to its login nodes."""
+
+    def __init__(self, reach: SshReach, *, bind_host: str, ports: tuple[int, int]) -> None:
+        self._reach = reach
+        self._bind_host = bind_host
+        self._ports = ports
+        self._next_port = ports[0]
+        self._listener: asyncssh.SSHListener | None = None
+        self._forwards: dict[SessionId, LocalForward] = {}
+        self.came_back = asyncio.Event()
+        self.ssh = LoginNodeConnection(reach, self._established)
+        self.serve_hub = False
+
+    async def start(self) -> None:
+        """Begins to keep the connection up."""
+        self.ssh.start()
+
+    async def open(self, session: SessionId, target: Address, wanted_port: int) -> LocalForward:
+        """See `ports.Reach.open`."""
+        earlier = self._forwards.pop(session, None)
+        if earlier is not None and earlier.target == target:
+            self._forwards[session] = earlier
+            return earlier
+        if earlier is not None:
+            await earlier.close()
+        forward = LocalForward(self.ssh, target)
+        for port in self._candidates(wanted_port):
+            try:
+                await forward.listen(self._bind_host, port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise LostError(f"cannot listen on {self._bind_host}:{port}: {error.strerror}") from error
+                continue
+            self._forwards[session] = forward
+            return forward
+        raise LostError(f"every port of {self._ports[0]}-{self._ports[1]} is taken; widen tunneler.ports")
+
+    async def forget(self, session: SessionId) -> None:
+        """Closes the way to a session's server. Safe to repeat."""
+        if (forward := self._forwards.pop(session, None)) is not None:
+            await forward.close()
+
+    async def close(self) -> None:
+        """Closes every way and the connection."""
+        for session in list(self._forwards):
+            await self.forget(session)
+        await self.ssh.close()
+
+    async def lead_to_hub(self, serve: bool) -> None:
+        """Begins, or ceases, to be the one that lets jobs reach the hub through the login node."""
+        self.serve_hub = serve
+        if serve and self.ssh.connected:
+            with contextlib.suppress(LostError):
+                await self._forward_back(await self.ssh.get(0.1))
+        elif not serve and self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def _established(self, connection: asyncssh.SSHClientConnection) -> None:
+        self._listener = None
+        self.came_back.set()
+        if self.serve_hub:
+            await self._forward_back(connection)
+
+    async def _forward_back(self, connection: asyncssh.SSHClientConnection) -> None:
+        back: RemoteForward | None = self._reach.remote_forward
+        if back is None or self._listener is not None:
+            return
+        while True:
+            try:
+                self._listener = await connection.forward_remote_port(
+                    back.listen_host, back.listen_port, back.hub_host, back.hub_port
+                )
+            except asyncssh.ChannelListenError as error:
+                _log.warning(
+                    "jobs cannot reach the hub yet", listen=f"{back.listen_host}:{back.listen_port}", reason=str(error)
+                )
+                await asyncio.sleep(1.0)
+                continue
+            _log.info("jobs reach the hub", listen=f"{back.listen_host}:{back.listen_port}", login_node=self.ssh.host)
+            return
+
+    def _candidates(self, wanted: int) -> Iterator[int]:
+        low, high = self._ports
+        if wanted and (low == 0 or low <= wanted <= high):
+            yield wanted
+        if low == 0:
+            yield 0
+            return
+        for _ in range(high - low + 1):
+            port = self._next_port
+            self._next_port = low if port >= high else port + 1
+            yield port
+
+
+class DirectWay:
+    """No way at all: the hub reaches the compute node itself."""
+
+    via = "direct"
+
+    def __init__(self, target: Address) -> None:
+        self.address = target
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+class DirectWays:
+    """The servers of a system whose compute nodes the hub reaches itself."""
+
+    def __init__(self) -> None:
+        self.came_back = asyncio.Event()
+
+    async def start(self) -> None:
+        """Nothing to keep up."""
+
+    async def open(self, session: SessionId, target: Address, wanted_port: int) -> DirectWay:
+        """See `ports.Reach.open`."""
+        del session, wanted_port
+        return DirectWay(target)
+
+    async def forget(self, session: SessionId) -> None:
+        """Nothing to close."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def lead_to_hub(self, serve: bool) -> None:
+        """Jobs reach the hub themselves."""
