@@ -234,7 +234,7 @@ def _following(state: SessionState, event: AnySessionEvent) -> SessionState | No
                 return msgspec.structs.replace(state, job_status=event.job_status)
             return state if isinstance(state, Stopping) else None
         case ProgressReported():
-            return state if isinstance(state, WithStatus | Created | Stopping) else None
+            return state if isinstance(state, WithStatus | Admitted | Created | Stopping) else None
         case ServerListening():
             if isinstance(state, Submitted):
                 return Listening(state.request, state.admission, state.job, state.job_status, event, 0)

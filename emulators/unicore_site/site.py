@@ -91,6 +91,7 @@ class UnicoreSite:
                 web.get(job + "/submitted", self._submitted),
                 web.post(job + "/actions/{action}", self._act),
                 web.get(base + "/storages/{storage}", self._get_storage),
+                web.put(base + "/storages/{storage}", self._put_storage),
                 web.get(files + "{path:.*}", self._get_file),
                 web.put(files + "{path:.*}", self._put_file),
                 web.post(files + "{path:.*}", self._make_directory),
@@ -334,6 +335,10 @@ class UnicoreSite:
         return web.json_response(
             {"resourceStatus": "READY", "_links": {"self": {"href": href}, "files": {"href": f"{href}/files"}}}
         )
+
+    async def _put_storage(self, request: web.Request) -> web.Response:
+        self._root(request)
+        return web.json_response(dict.fromkeys(await request.json(), "OK"))
 
     async def _get_file(self, request: web.Request) -> web.StreamResponse:
         return await storage.get(request, self._root(request), request.match_info["path"])

@@ -68,13 +68,26 @@ async def get(request: web.Request, root: Path, path: str) -> web.StreamResponse
 
 
 async def put(request: web.Request, root: Path, path: str) -> web.Response:
-    """Writes a file, readable by its owner only, with the directories above it."""
+    """Writes a file, readable by its owner only, with the directories above it; JSON changes its permissions."""
     file = resolve(root, path)
+    if request.content_type == "application/json":
+        return _permissions(file, path, await request.json())
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     content = await request.read()
     file.touch(mode=0o600)
     file.write_bytes(content)
     return web.Response(status=204)
+
+
+def _permissions(file: Path, path: str, wanted: dict[str, Any]) -> web.Response:
+    letters = str(wanted.get("permissions", wanted.get("unixPermissions", "")))
+    if not file.exists():
+        raise RefusedError(404, f"No such file or directory: {path}")
+    if not re.fullmatch(r"([r-][w-][x-]){1,3}", letters):
+        return web.json_response({"permissions": f"FAILED: Illegal permissions string <{letters}>"})
+    bits = "".join("0" if letter == "-" else "1" for letter in letters.ljust(9, "-"))
+    file.chmod(int(bits, 2))
+    return web.json_response({"permissions": "OK"})
 
 
 async def mkdir(root: Path, path: str) -> web.Response:

@@ -27,6 +27,7 @@ class Broker:
 
     def __init__(self, configuration: Configuration, client: Any) -> None:
         self.client = client
+        self.closing = False
         self.log = JetStreamLog(client, configuration.subjects)
         self.leases = JetStreamBucket(self.log.js, configuration.subjects, "leases")
         self.vault = JetStreamBucket(self.log.js, configuration.subjects, "vault")
@@ -39,6 +40,7 @@ class Broker:
 
     async def close(self) -> None:
         """Flushes what is on its way and closes."""
+        self.closing = True
         await self.client.close()
 
 
@@ -53,7 +55,8 @@ async def connect(configuration: Configuration, service: str) -> Broker:
             broker.log.reconnected()
 
     async def disconnected() -> None:
-        _log.warning("connection to the event log lost")
+        if not all(broker.closing for broker in brokers):
+            _log.warning("connection to the event log lost")
 
     async def trouble(error: Exception) -> None:
         _log.debug("broker", error=repr(error))

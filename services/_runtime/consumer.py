@@ -143,13 +143,13 @@ class SessionConsumer(Generic[Command]):
         scope = self._subjects.session(event.session)
         cause_id = cause.id if cause is not None and cause.id else None
         while True:
+            stamped = self._stamp(event, after=here.sequence, cause=cause_id)
             try:
-                after = evolve(here.state, as_session_event(event))
+                after = evolve(here.state, as_session_event(stamped))
             except IllegalEventError as refusal:
                 EVENTS_REFUSED.labels(type(event).__name__).inc()
                 _log.info("refused", session=event.session, refusal=str(refusal))
                 return here, False
-            stamped = self._stamp(event, after=here.sequence, cause=cause_id)
             subject = self._subjects.session_event(stamped)
             try:
                 sequence = await self._log.append("SESSIONS", subject, stamped, scope=scope, after=here.sequence)

@@ -55,17 +55,17 @@ class Breaker:
         """Whether the site counts as dead."""
         return self._failures >= FAILURES_TO_OPEN
 
-    def seconds_closed_to(self) -> float:
-        """0 when a request may go (and, where the breaker is open, is the probe); else seconds to wait."""
+    def closed_seconds(self) -> float:
+        """0 when a request may go; else how long none will."""
         if not self.is_open:
             return 0.0
-        left = self._open_until - self._clock()
-        if left > 0:
-            return left
         if self._probing:
             return 1.0
-        self._probing = True
-        return 0.0
+        return max(0.0, self._open_until - self._clock())
+
+    def begin(self) -> None:
+        """A request goes; where the site counts as dead it is the one probe."""
+        self._probing = self.is_open
 
     def succeeded(self) -> None:
         """The site answered, whatever it said."""

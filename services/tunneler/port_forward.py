@@ -104,12 +104,22 @@ class _Accepted(SSHForwarder):
         self._forward.ended(self)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        super().data_received(data, datatype)
+        if self._peer is None and self._transport is not None:
+            self.pause_reading()  # uvloop forgets a pause asked for before it began to read
+
     def go(self) -> None:
-        """The channel is open: lets the data flow."""
-        if self._transport is not None:
-            self.resume_reading()
-        else:
+        """The channel is open: lets the data flow, first what came before."""
+        if self._transport is None or self._peer is None:
             self.close()
+            return
+        early, self._inpbuf = self._inpbuf, b""
+        if early:
+            self._peer.write(early)
+        if self._eof_received:
+            self._peer.write_eof()
+        self.resume_reading()
 
 
 class SshWays:

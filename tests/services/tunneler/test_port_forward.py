@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from emulators.login_node.node import LoginNode
 from schemas.secrets import HmacProof
@@ -64,6 +65,11 @@ async def test_a_tunnel_leads_to_its_server_through_the_login_node(tmp_path: Pat
         await prove(way.address, "/user/ada/", HmacProof(key=KEY))
         assert server.callers == ["127.30.0.2"]
         assert way.address.host == "127.0.0.1"
+
+
+def test_it_does_so_on_the_loop_that_services_run_on(tmp_path: Path) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_a_tunnel_leads_to_its_server_through_the_login_node(tmp_path))
 
 
 async def test_another_server_at_the_address_is_found_out(tmp_path: Path) -> None:

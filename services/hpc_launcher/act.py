@@ -1,0 +1,177 @@
+"""Carries out the launcher's commands at the sites, idempotently by the session's tag. Decides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+import structlog
+
+from schemas.base import UNSTAMPED, SessionId, SystemName
+from schemas.secrets import JobSecrets
+from schemas.session import JobCreated, JobSubmitted, Outcome, SessionEnded, SessionEvent, StartRequested, StopRequested
+from services._runtime.errors import PermanentError, TransientError
+from services._runtime.systems import System
+from services._runtime.vault import Vault
+from services.hpc_launcher import script
+from services.hpc_launcher.chronicle import Chronicle
+from services.hpc_launcher.decide import (
+    DEADLINE_PASSED,
+    LAUNCHER,
+    ClearAway,
+    Command,
+    CreateJob,
+    EndJob,
+    RemoveStray,
+    SubmitJob,
+    ended,
+)
+from services.hpc_launcher.endings import log_tail, used
+from services.hpc_launcher.ports import Finished, Gone, Owner, Site
+
+_log = structlog.get_logger("farlab.hpc_launcher")
+
+STILL_ENDING_SECONDS = 1.0
+CLEARED_KEPT = 10_000
+
+TellWaiting = Callable[[StartRequested, str], None]
+"""Tells the user why the start waits for the site."""
+
+
+class Actor:
+    """Performs commands. `sites` has a port for every system in `systems`."""
+
+    def __init__(
+        self,
+        *,
+        installation: str,
+        systems: Mapping[SystemName, System],
+        sites: Mapping[SystemName, Site],
+        vault: Vault,
+        chronicle: Chronicle,
+        now: Callable[[], datetime],
+        tell_waiting: TellWaiting,
+    ) -> None:
+        self._installation = installation
+        self._systems = systems
+        self._sites = sites
+        self._vault = vault
+        self._chronicle = chronicle
+        self._now = now
+        self._tell_waiting = tell_waiting
+        self._cleared: OrderedDict[SessionId, None] = OrderedDict()
+
+    async def perform(self, command: Command) -> list[SessionEvent]:
+        """The facts that came of a command. Raises TransientError or PermanentError."""
+        request = command.request
+        system, site = self._systems.get(request.system), self._sites.get(request.system)
+        if system is None or site is None:
+            raise PermanentError(
+                "unknown-system",
+                f"{request.system} is not configured any more.",
+                "Choose another system, or ask the operator of this service.",
+            )
+        owner = script.owner_of(request, command.admission)
+        match command:
+            case CreateJob():
+                with self._until_deadline(request, system):
+                    return [await self._create(request, system, site, owner)]
+            case SubmitJob(job=job):
+                with self._until_deadline(request, system):
+                    await site.start(job, owner)
+                return [JobSubmitted(hub=request.hub, system=request.system, session=request.session)]
+            case EndJob(job=job, stop=stop):
+                return [await self._end(request, system, site, owner, job, stop)]
+            case ClearAway(job=job):
+                await self._clear_away(request, site, owner, job)
+                return []
+            case RemoveStray(job=job):
+                _log.warning("stray job removed", job=job, session=request.session)
+                await site.delete(job, owner)
+                return []
+
+    async def _create(self, request: StartRequested, system: System, site: Site, owner: Owner) -> JobCreated:
+        secrets = await self._vault.open(request.session, JobSecrets)
+        marks = script.marks_of(self._installation, request)
+        # A repeated delivery finds what an earlier one made whose answer or fact was lost.
+        found = await site.find(marks, owner)
+        if found:
+            job = found[0]
+            for double in found[1:]:
+                await site.delete(double, owner)
+        else:
+            job = await site.create(script.description(system, self._installation, request, owner), owner)
+        await site.stage(job, script.secret_files(system, request, secrets), owner)
+        return JobCreated(hub=request.hub, system=request.system, session=request.session, job=job)
+
+    async def _end(
+        self, request: StartRequested, system: System, site: Site, owner: Owner, job: str, stop: StopRequested
+    ) -> SessionEnded:
+        """Tries until the stated bound; what is left at the site then is cleared away when it answers."""
+        if not job:
+            # Nothing was ever started: what the site may have all the same is inert, and goes when all is cleared away.
+            return ended(request, _stopped(stop), _why(stop))
+        try:
+            return await self._end_job(request, system, site, owner, job, stop)
+        except TransientError as error:
+            asked = self._now() if stop.id == UNSTAMPED else stop.at
+            if self._now() - asked < timedelta(seconds=system.site.lost_after_seconds):
+                raise
+            reason = f"{system.title} did not confirm that the job ended: {error.reason}"
+            return ended(request, "lost", reason, "Nothing is needed: the job is removed as soon as the site answers.")
+
+    async def _end_job(
+        self, request: StartRequested, system: System, site: Site, owner: Owner, job: str, stop: StopRequested
+    ) -> SessionEnded:
+        await site.abort(job, owner)
+        report = await site.report(job, owner)
+        if not isinstance(report, Finished | Gone):
+            raise TransientError(f"the job is not over yet: {report}", STILL_ENDING_SECONDS)
+        expired = stop.by == LAUNCHER
+        finished = report if isinstance(report, Finished) else None
+        use = used(system, request, self._chronicle.running_since(request.session), self._now())
+        return ended(
+            request,
+            _stopped(stop),
+            _why(stop),
+            "Try again later, or choose a partition with shorter queues." if expired else "",
+            exit_code=finished.exit_code if finished else None,
+            log_tail=await log_tail(site, job, owner, finished) if finished and expired else None,
+            use=use,
+        )
+
+    async def _clear_away(self, request: StartRequested, site: Site, owner: Owner, job: str) -> None:
+        if request.session in self._cleared:
+            return
+        await self._vault.forget(request.session)
+        jobs = [job] if job else await site.find(script.marks_of(self._installation, request), owner)
+        for each in jobs:
+            await site.delete(each, owner)
+        self._cleared[request.session] = None
+        if len(self._cleared) > CLEARED_KEPT:
+            self._cleared.popitem(last=False)
+
+    @contextlib.contextmanager
+    def _until_deadline(self, request: StartRequested, system: System) -> Iterator[None]:
+        """Lets a start wait for its site, and says so, until the start's deadline."""
+        try:
+            yield
+        except TransientError as error:
+            if self._now() >= request.deadline:
+                raise PermanentError(
+                    DEADLINE_PASSED,
+                    f"{system.title} did not take the job in time: {error.reason}",
+                    "Try again later, or choose another system.",
+                ) from error
+            self._tell_waiting(request, error.reason)
+            raise
+
+
+def _stopped(stop: StopRequested) -> Outcome:
+    return "expired" if stop.by == LAUNCHER else "stopped"
+
+
+def _why(stop: StopRequested) -> str:
+    return stop.reason if stop.by == LAUNCHER else f"Stopped by {stop.by}: {stop.reason}"

@@ -1,0 +1,216 @@
+"""The launcher, put together: the one place that constructs its parts. Judges nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+import structlog
+from aiohttp import web
+
+from schemas.base import SessionId, SystemName
+from schemas.session import ProgressReported, StartRequested
+from schemas.subjects import Subjects
+from services._runtime.configuration import ConfigurationError
+from services._runtime.connection import Broker
+from services._runtime.errors import PermanentError, TransientError
+from services._runtime.identity import Stamp
+from services._runtime.leases import Lease
+from services._runtime.log import Bucket, Log
+from services._runtime.service import stamp_of, vault_of
+from services._runtime.session_service import SessionService
+from services._runtime.settings import Configuration
+from services._runtime.systems import System
+from services._runtime.vault import Vault
+from services.hpc_launcher.act import Actor
+from services.hpc_launcher.chronicle import Chronicle
+from services.hpc_launcher.credentials import Delegation
+from services.hpc_launcher.decide import CONSUMES, Command, decide, give_up
+from services.hpc_launcher.notifications import PATH, Notifications
+from services.hpc_launcher.observe import Observer
+from services.hpc_launcher.poller import Poller
+from services.hpc_launcher.ports import Site
+from services.hpc_launcher.reconciler import Reconciler
+from services.hpc_launcher.settings import HpcLauncherSettings, launcher_settings, replica_name, served
+from services.hpc_launcher.unicore import UnicoreSiteAdapter
+from services.hpc_launcher.unicore_client import UnicoreClient
+
+_log = structlog.get_logger("farlab.hpc_launcher")
+
+SERVICE = "hpc-launcher"
+TOLD_KEPT = 10_000
+
+
+def build(configuration: Configuration, broker: Broker) -> LauncherApp:
+    """The service, from its configuration and an open broker. Raises ConfigurationError and KeyFileError."""
+    settings = launcher_settings(configuration)
+    systems = served(configuration, settings)
+    return LauncherApp(
+        installation=configuration.shared.installation.prefix,
+        log=broker.log,
+        leases=broker.leases,
+        vault=vault_of(configuration, broker, SERVICE),
+        subjects=configuration.subjects,
+        stamp=stamp_of(configuration, SERVICE),
+        systems=systems,
+        sites={name: unicore_site(system) for name, system in systems.items()},
+        settings=settings,
+    )
+
+
+def unicore_site(system: System) -> Site:
+    """The port to a system's UNICORE site. Raises ConfigurationError and KeyFileError."""
+    site = system.site
+    verify: ssl.SSLContext | bool = True
+    if site.ca_file:
+        try:
+            verify = ssl.create_default_context(cafile=site.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"{site.ca_file}: not a file of CA certificates: {error}") from None
+    client = UnicoreClient(
+        title=system.title,
+        url=site.url,
+        credentials=Delegation(site.issuer_dn, Path(site.delegation_key_file)),
+        verify=verify,
+        requests_per_second=site.requests_per_second,
+        concurrent_requests=site.concurrent_requests,
+        timeout_seconds=site.timeout_seconds,
+    )
+    return UnicoreSiteAdapter(client)
+
+
+class LauncherApp:
+    """The jobs of sessions on HPC systems. The stamp's clock is that of facts, `monotonic` that of intervals."""
+
+    def __init__(
+        self,
+        *,
+        installation: str,
+        log: Log,
+        leases: Bucket,
+        vault: Vault,
+        subjects: Subjects,
+        stamp: Stamp,
+        systems: Mapping[SystemName, System],
+        sites: Mapping[SystemName, Site],
+        settings: HpcLauncherSettings,
+    ) -> None:
+        self._sites = sites
+        self._settings = settings
+        self._now = stamp.now
+        self._background: set[asyncio.Task[None]] = set()
+        self._told: dict[SessionId, str] = {}
+        chronicle = Chronicle()
+        actor = Actor(
+            installation=installation,
+            systems=systems,
+            sites=sites,
+            vault=vault,
+            chronicle=chronicle,
+            now=self._now,
+            tell_waiting=self._tell_waiting,
+        )
+        self.sessions: SessionService[Command] = SessionService(
+            service=SERVICE,
+            log=log,
+            subjects=subjects,
+            stamp=stamp,
+            decide=decide,
+            perform=actor.perform,
+            give_up=give_up,
+            consumes=CONSUMES,
+            systems=list(systems),
+        )
+        # The view tells its watches of the whole history, so they have to be there before it follows.
+        self.sessions.view.watch(chronicle.observe)
+        self.pollers: dict[SystemName, Poller] = {}
+        self.reconcilers: dict[SystemName, Reconciler] = {}
+        self._leases: dict[SystemName, Lease] = {}
+        for name, system in systems.items():
+            observer = Observer(
+                system=system,
+                site=sites[name],
+                chronicle=chronicle,
+                record=self.sessions.consumer.record,
+                now=self._now,
+                clock=monotonic,
+            )
+            poller = Poller(system=system, view=self.sessions.view, observer=observer, clock=monotonic)
+            self.sessions.view.watch(poller.observe)
+            self.pollers[name] = poller
+            self._leases[name] = Lease(leases, f"{SERVICE}.{name}.poller", replica_name(settings))
+            reconciler = Reconciler(
+                installation=installation,
+                system=system,
+                site=sites[name],
+                log=log,
+                subjects=subjects,
+                view=self.sessions.view,
+                nudge=self.sessions.consumer.nudge,
+                owners_per_round=settings.owners_per_round,
+                now=self._now,
+                clock=monotonic,
+            )
+            self.sessions.view.watch(reconciler.observe)
+            self.reconcilers[name] = reconciler
+        self.notifications = Notifications(sites=sites, view=self.sessions.view, hint=self._hint)
+
+    async def start(self) -> None:
+        """Reads the log, takes starts and stops, and follows the jobs of systems whose lease it wins."""
+        await self.sessions.start()
+        for name, lease in self._leases.items():
+            self._run(self.pollers[name].run())
+            self._run(self.reconcilers[name].run(self._settings.reconcile_seconds))
+            self._run(lease.keep(partial(self._activate, name)))
+
+    async def close(self) -> None:
+        """Finishes what is in hand, lets the leases go."""
+        await self.sessions.close()
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for lease in self._leases.values():
+            await lease.release()
+        for site in self._sites.values():
+            await site.close()
+
+    def problems(self) -> Sequence[str]:
+        """Nothing: a site that is down must not take the launcher of the others out of service."""
+        return []
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """Where sites post notifications."""
+        return [web.post(PATH, self.notifications.take)]
+
+    def _activate(self, name: SystemName, active: bool) -> None:
+        self.pollers[name].activate(active)
+        self.reconcilers[name].activate(active)
+
+    def _hint(self, system: SystemName, session: SessionId) -> None:
+        self.pollers[system].hint(session)
+
+    def _tell_waiting(self, request: StartRequested, reason: str) -> None:
+        """Says in the session's log why its start waits. Later, because the session is in a handler's hands now."""
+        if self._told.get(request.session) != reason:
+            if len(self._told) >= TOLD_KEPT:
+                self._told.clear()
+            self._told[request.session] = reason
+            self._run(self._say(request, f"Waiting for the site: {reason}"[:1024]))
+
+    async def _say(self, request: StartRequested, message: str) -> None:
+        words = ProgressReported(
+            hub=request.hub, system=request.system, session=request.session, percent=0, message=message
+        )
+        try:
+            await self.sessions.consumer.record(words)
+        except (TransientError, PermanentError) as error:
+            _log.info("not said", session=request.session, reason=error.reason)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

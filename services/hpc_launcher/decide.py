@@ -1,0 +1,153 @@
+"""What the launcher does in the life of a session: make the job, hand it over, end it, clear away. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.lifecycle import (
+    Admitted,
+    Cancelling,
+    Created,
+    Ended,
+    Interrupted,
+    Listening,
+    NotStarted,
+    Reachable,
+    Ready,
+    Rejected,
+    Requested,
+    SessionState,
+    Stopping,
+    Submitted,
+    Waiting,
+    Withdrawn,
+)
+from schemas.session import (
+    AnySessionEvent,
+    JobCreated,
+    LogTail,
+    Outcome,
+    SessionEnded,
+    SessionEvent,
+    StartAdmitted,
+    StartRequested,
+    StopRequested,
+    Use,
+)
+from services._runtime.decider import Emit, Perform
+from services._runtime.errors import PermanentError
+
+CONSUMES: tuple[type[SessionEvent], ...] = (StartAdmitted, StopRequested, SessionEnded)
+LAUNCHER = "hpc-launcher"
+"""Who stops a session whose deadline passed, as `stop-requested` names it."""
+DEADLINE_PASSED = "deadline-passed"
+
+
+class CreateJob(msgspec.Struct, frozen=True):
+    """Find or make the session's job, inert, with its secrets staged in."""
+
+    request: StartRequested
+    admission: StartAdmitted
+
+
+class SubmitJob(msgspec.Struct, frozen=True):
+    """Hand the job to the scheduler."""
+
+    request: StartRequested
+    admission: StartAdmitted
+    job: str
+
+
+class EndJob(msgspec.Struct, frozen=True):
+    """End the job, and say so once it is over. Without a job's id the log knows of none, and none was started."""
+
+    request: StartRequested
+    admission: StartAdmitted
+    job: str
+    stop: StopRequested
+
+
+class ClearAway(msgspec.Struct, frozen=True):
+    """Remove everything of an ended session: its secrets, and its job or, without an id, what carries its tag."""
+
+    request: StartRequested
+    admission: StartAdmitted
+    job: str
+
+
+class RemoveStray(msgspec.Struct, frozen=True):
+    """Remove a job that the log does not want: the session has another."""
+
+    request: StartRequested
+    admission: StartAdmitted
+    job: str
+
+
+Command = CreateJob | SubmitJob | EndJob | ClearAway | RemoveStray
+
+
+def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Perform[Command]]:
+    """The steps for a state. The event matters only where it tells of a second job, or where nothing is left to do."""
+    match state:
+        case Admitted(request=request, admission=admission):
+            return [Perform(CreateJob(request, admission))]
+        case Created(request=request, admission=admission, job=job):
+            return _stray(request, admission, job, event) or [Perform(SubmitJob(request, admission, job))]
+        case Cancelling(request=request, admission=admission, stop=stop):
+            return [Perform(EndJob(request, admission, "", stop))]
+        case Stopping(request=request, admission=admission, job=job, stop=stop):
+            return _stray(request, admission, job, event) or [Perform(EndJob(request, admission, job, stop))]
+        case Submitted() | Listening() | Reachable() | Ready() | Interrupted():
+            return _stray(state.request, state.admission, state.job, event)
+        case Ended(request=request, admission=admission, job=job):
+            if admission is None:
+                return []
+            if event is None or isinstance(event, CONSUMES):
+                return [Perform(ClearAway(request, admission, job))]
+            return _stray(request, admission, job, event)
+        case NotStarted() | Requested() | Waiting() | Rejected() | Withdrawn():
+            return []
+
+
+def _stray(
+    request: StartRequested, admission: StartAdmitted, job: str, event: AnySessionEvent | None
+) -> list[Emit | Perform[Command]]:
+    if isinstance(event, JobCreated) and event.job != job:
+        return [Perform(RemoveStray(request, admission, event.job))]
+    return []
+
+
+def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[Command]]:
+    """The end of a session whose job can never be made, handed over or ended."""
+    match state:
+        case Admitted() | Created() | Submitted() | Listening() | Reachable() | Ready() | Interrupted():
+            outcome: Outcome = "expired" if error.code == DEADLINE_PASSED else "failed"
+            return [Emit(ended(state.request, outcome, error.reason, error.remedy))]
+        case Cancelling() | Stopping():
+            return [Emit(ended(state.request, "lost", error.reason, error.remedy))]
+        case NotStarted() | Requested() | Waiting() | Rejected() | Withdrawn() | Ended():
+            return []
+
+
+def ended(
+    request: StartRequested,
+    outcome: Outcome,
+    reason: str,
+    remedy: str = "",
+    *,
+    exit_code: int | None = None,
+    log_tail: LogTail | None = None,
+    use: Use | None = None,
+) -> SessionEnded:
+    """The end of a session, its texts within their bounds."""
+    return SessionEnded(
+        hub=request.hub,
+        system=request.system,
+        session=request.session,
+        outcome=outcome,
+        reason=reason[:1024],
+        remedy=remedy[:1024],
+        exit_code=exit_code,
+        log_tail=log_tail or LogTail(),
+        use=use or Use(),
+    )

@@ -1,0 +1,235 @@
+"""What all spawners of a hub share: one connection to the event log, the sessions, the vault. Starts no server itself.
+
+It is attached to the running JupyterHub application, made when the first spawner needs it, and closed with the hub's
+loop. Until the event log answers, whoever asks for it waits: an unreachable log is not taken for a dead server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from schemas.access import AccessRecord
+from schemas.base import HubName, SessionId
+from schemas.lifecycle import Ended, NotStarted, Ready, SessionState
+from schemas.session import AnySessionEvent, TunnelReady
+from schemas.subjects import slug
+from services._runtime import connection
+from services._runtime.configuration import ConfigurationError
+from services._runtime.errors import PermanentError, TransientError
+from services._runtime.identity import Stamp
+from services._runtime.log import Bucket, Log
+from services._runtime.service import stamp_of
+from services._runtime.settings import Configuration, load
+from services._runtime.vault import KeyFileError, Vault
+from services.hub_bridge.offer import Offer, offer
+from services.hub_bridge.secrets import SERVICE, HubSecrets
+from services.hub_bridge.sessions import Sessions
+from services.hub_bridge.settings import HubBridgeSettings
+
+ATTACHED_AS = "farlab_bridge"
+RETRY_SECONDS = 1.0
+
+_log = structlog.get_logger("farlab.hub_bridge")
+
+
+class Broker(Protocol):
+    """What the bridge needs of the event log's connection."""
+
+    @property
+    def log(self) -> Log:
+        """The event log."""
+
+    @property
+    def vault(self) -> Bucket:
+        """Sealed secrets."""
+
+    @property
+    def access(self) -> Bucket:
+        """Who may use what."""
+
+    async def close(self) -> None:
+        """Ends the connection."""
+
+
+class Attached(Protocol):
+    """A spawner, as the bridge tells it what happened to its session."""
+
+    async def ended(self) -> None:
+        """The session is over."""
+
+    async def moved(self, tunnel: TunnelReady) -> None:
+        """The server is reached at another place."""
+
+
+Connect = Callable[[Configuration, str], Awaitable[Broker]]
+
+
+class Bridge:
+    """One hub's side of the event log."""
+
+    def __init__(self, configuration: Configuration, connect: Connect = connection.connect) -> None:
+        self.configuration = configuration
+        self.settings = configuration.section("hub_bridge", HubBridgeSettings)
+        self.hub: HubName = configuration.shared.installation.hub
+        self._connect = connect
+        self._stamp: Stamp = stamp_of(configuration, SERVICE)
+        self._spawners: dict[SessionId, Attached] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._open = asyncio.Event()
+        self._parts: tuple[Sessions, Vault, Bucket] | None = None
+        self.begin(self._run())
+
+    @classmethod
+    def of(cls, settings: dict[str, Any], file: Path) -> Bridge:
+        """The bridge attached to an application's settings, made now if there is none. Needs the running loop."""
+        bridge = settings.get(ATTACHED_AS)
+        if not isinstance(bridge, cls):
+            bridge = settings[ATTACHED_AS] = cls(load(file))
+        return bridge
+
+    @property
+    def sessions(self) -> Sessions:
+        """This hub's sessions. Only after `opened`."""
+        return self._opened()[0]
+
+    @property
+    def vault(self) -> Vault:
+        """The vault, opened with the hub bridge's key. Only after `opened`."""
+        return self._opened()[1]
+
+    def _opened(self) -> tuple[Sessions, Vault, Bucket]:
+        if self._parts is None:
+            raise TransientError("the event log has not answered yet")
+        return self._parts
+
+    async def opened(self, within_seconds: float | None = None) -> None:
+        """Returns when every session of this hub is known. Raises TransientError when that takes longer than told."""
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._open.wait()
+        except TimeoutError:
+            raise TransientError(f"the event log did not answer within {within_seconds:g} s") from None
+
+    async def offer(self, user: str) -> Offer:
+        """What a user may choose from now. Raises TransientError."""
+        await self.opened(self.settings.broker_seconds)
+        entry = await self._opened()[2].get(slug(user))
+        record = msgspec.json.decode(entry[0], type=AccessRecord) if entry is not None else None
+        return offer(self.configuration.systems, record)
+
+    def title(self, system: str) -> str:
+        """A system's name as people know it."""
+        return next((each.title for name, each in self.configuration.systems.items() if name == system), system)
+
+    def attach(self, session: SessionId, spawner: Attached) -> None:
+        """Tells `spawner` from now on what happens to the session."""
+        self._spawners[session] = spawner
+
+    def detach(self, session: SessionId | None) -> None:
+        """The session's spawner is gone."""
+        if session is not None:
+            self._spawners.pop(session, None)
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Lets work go on by itself; what goes wrong in it is logged."""
+        self.task(work).add_done_callback(_log_failure)
+
+    def task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work that someone waits for, and that ends with the bridge."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Ends all work and the connection. The hub's own end does the same by cancelling every task."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        broker = await self._connected()
+        sessions = Sessions(broker.log, self.configuration.subjects, self._stamp, self.hub)
+        try:
+            vault = Vault(broker.vault, self.configuration.keys_folder, SERVICE)
+            await _until_it_works(sessions.start)
+            self._parts = (sessions, vault, broker.access)
+            sessions.watch(self._watch)
+            self._open.set()
+            with contextlib.suppress(TransientError):
+                await self.sweep()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._parts = None
+            self._open.clear()
+            await sessions.close()
+            await broker.close()
+
+    async def _connected(self) -> Broker:
+        while True:
+            try:
+                return await self._connect(self.configuration, SERVICE)
+            except (TransientError, ConfigurationError, KeyFileError) as error:
+                _log.warning("the event log cannot be reached; trying on", reason=str(error))
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _watch(self, event: AnySessionEvent, state: SessionState) -> None:
+        spawner = self._spawners.get(event.session)
+        if isinstance(state, Ended):
+            self.begin(self._forget(event.session))
+            if spawner is not None:
+                self.begin(spawner.ended())
+        elif isinstance(state, Ready) and isinstance(event, TunnelReady) and spawner is not None:
+            self.begin(spawner.moved(event))
+
+    async def _forget(self, session: SessionId) -> None:
+        await _until_it_works(lambda: self.vault.forget(session))
+
+    async def sweep(self) -> None:
+        """Deletes secrets of this hub's sessions that are over or never came to be: what a killed hub left behind."""
+        for name in await self.vault.names():
+            session, _, recipient = name.partition(".")
+            if recipient == SERVICE and await self._is_over(SessionId(session)):
+                await self.vault.forget(SessionId(session))
+
+    async def _is_over(self, session: SessionId) -> bool:
+        state = self.sessions.state(session)
+        if isinstance(state, Ended):
+            return True
+        if not isinstance(state, NotStarted) or session in self._spawners:
+            return False
+        try:
+            return (await self.vault.open(session, HubSecrets)).hub == self.hub
+        except PermanentError:
+            return False
+
+    def unattached(self) -> Iterable[tuple[SessionId, SessionState]]:
+        """The live sessions that no spawner of this hub holds."""
+        return [(id_, at.state) for id_, at in self.sessions.view.live() if id_ not in self._spawners]
+
+    def now(self) -> datetime:
+        """The time now, in UTC."""
+        return datetime.now(UTC)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("work of the hub bridge failed", exc_info=error)
+
+
+async def _until_it_works(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            return await work()
+        except TransientError as error:
+            _log.info("the event log does not answer; trying on", reason=error.reason)
+        await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,373 @@
+"""The spawner `farlab`: a user's server is a session in the event log. Talks to no site, opens no tunnel.
+
+The whole wait is in `start()`. A hub that ends, however it ends, asks for no stop: the session goes on, and the next
+hub takes it up (`take_up`). Only `stop()`, which JupyterHub calls for a cancelled start too, asks for the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from inspect import isawaitable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from jupyterhub.spawner import Spawner
+from jupyterhub.utils import make_ssl_context, wait_for_http_server
+from traitlets import Unicode, default
+from ulid import ULID
+
+from schemas.base import SessionId, SystemName, UserName
+from schemas.lifecycle import Ended, NotStarted
+from schemas.secrets import Certificates
+from schemas.session import StartRequested, StopRequested, TunnelReady
+from services._runtime.errors import PermanentError, TransientError
+from services.hub_bridge import records
+from services.hub_bridge.arrival import arrive
+from services.hub_bridge.bridge import Bridge
+from services.hub_bridge.errors import LogAwayError, NotAnsweringError, SessionEndedError, StartError
+from services.hub_bridge.form import options_form
+from services.hub_bridge.options import Choice, OptionsError, choose, from_form
+from services.hub_bridge.progress import message
+from services.hub_bridge.secrets import HubSecrets, read_certificates, seal
+from services.hub_bridge.sessions import ENDING
+from services.hub_bridge.take_up import take_up
+
+LONGEST_START_SECONDS = 366 * 86_400
+"""JupyterHub must not end a start that queues: its deadline is in `start-requested`."""
+AFTER_DEADLINE_SECONDS = 60.0
+"""How long after the deadline the launcher may take to end the session before JupyterHub asks for its stop."""
+HALF_STARTED = "farlab_half_started"
+
+
+class FarlabSpawner(Spawner):  # type: ignore[misc]
+    """One server of one user."""
+
+    farlab_config = Unicode(config=True, help="The file farlab.toml; by default what FARLAB_CONFIG names.")
+
+    @default("farlab_config")
+    def _farlab_config_default(self) -> str:
+        return os.environ.get("FARLAB_CONFIG", "farlab.toml")
+
+    @default("start_timeout")
+    def _start_timeout_default(self) -> int:
+        return LONGEST_START_SECONDS
+
+    @default("env_keep")
+    def _env_keep_default(self) -> list[str]:
+        return []  # the hub's own PATH and the like mean nothing on another machine
+
+    @default("options_form")
+    def _options_form_default(self) -> Callable[[FarlabSpawner], Any]:
+        return lambda spawner: spawner.render_options_form()
+
+    @default("options_from_form")
+    def _options_from_form_default(self) -> Callable[[dict[str, Sequence[object]]], Any]:
+        return self.read_options_form
+
+    @default("apply_user_options")
+    def _apply_user_options_default(self) -> Callable[[Any, Any], None]:
+        return lambda _spawner, _options: None  # `start` validates them, with one line for whoever asked
+
+    def __init__(self, **traits: Any) -> None:
+        self._session: SessionId | None = None
+        self._session_known = asyncio.Event()
+        self._token_row: int | None = None
+        self._kept_token = ""
+        self._token_sought = False
+        self._reached = False
+        self._certificates: Certificates | None = None
+        self._requesting: asyncio.Task[None] | None = None
+        self.half_started_token: int | None = None
+        super().__init__(**traits)
+
+    @property
+    def bridge(self) -> Bridge:
+        """The hub's side of the event log, shared by all spawners."""
+        return Bridge.of(self.user.settings, Path(self.farlab_config))
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """What JupyterHub keeps: the session, whether its server was reached, and which token it has; no secret."""
+        state: dict[str, Any] = super().get_state()
+        if self._session is not None:
+            state |= {"session": self._session, "reached": self._reached, "token_id": self._token_row}
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """After a restart of the hub. A start that was not finished is taken up as soon as the hub is ready."""
+        super().load_state(state)
+        if not state.get("session"):
+            return
+        self._token_row = state.get("token_id")
+        waiting: list[FarlabSpawner] | None = self.user.settings.get(HALF_STARTED)
+        if waiting is None:
+            waiting = self.user.settings[HALF_STARTED] = []
+            self.bridge.begin(take_up(self.bridge, self.user.settings["app"], waiting))
+        if state.get("reached"):
+            self._known(SessionId(state["session"]))
+            self._reached = True
+        else:
+            self.half_started_token = self._token_row
+            records.forget_half_start(self)
+            waiting.append(self)
+
+    def clear_state(self) -> None:
+        """Before a start and after a stop."""
+        super().clear_state()
+        if self._session is not None:
+            self.bridge.detach(self._session)
+        self._session, self._session_known = None, asyncio.Event()
+        self._token_row, self._kept_token, self._token_sought = None, "", False
+        self._reached, self._requesting = False, None
+
+    async def run_post_stop_hook(self) -> None:
+        """After a stop: a token whose text was lost with the vault's entry goes by its row."""
+        records.forget_token(self, self._token_row)
+        hook = super().run_post_stop_hook()
+        if isawaitable(hook):
+            await hook
+
+    def start_polling(self) -> None:
+        """From here on JupyterHub has done its own about the token: the kept one is known again for the stop."""
+        if self._kept_token:
+            self.api_token = self._kept_token
+        super().start_polling()
+
+    # --- options ---------------------------------------------------------------------------------------------------
+
+    async def render_options_form(self) -> str:
+        """The form of what this user may choose from, filled in as last time."""
+        try:
+            return options_form(await self.bridge.offer(self.user.name), self.user_options or {})
+        except TransientError:
+            raise LogAwayError from None
+
+    async def read_options_form(self, form: dict[str, Sequence[object]]) -> dict[str, object]:
+        """The options in a submitted form or query. Raises StartError."""
+        try:
+            return (await self._choice(from_form(form))).options()
+        except OptionsError as error:
+            raise StartError(str(error), reason="options") from None
+
+    async def _choice(self, options: dict[str, object]) -> Choice:
+        try:
+            return choose(options, await self.bridge.offer(self.user.name))
+        except OptionsError as error:
+            raise StartError(str(error), reason="options") from None
+        except TransientError:
+            raise LogAwayError from None
+
+    async def move_certs(self, paths: dict[str, str]) -> dict[str, str]:
+        """Takes the server's certificate from the hub's store; it goes to the job sealed, and the job says where."""
+        self._certificates = read_certificates(paths)
+        return {}
+
+    # --- start -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> tuple[str, int]:
+        """Asks for a session, or re-attaches to the live one, and waits until its server answers.
+
+        Returns where the hub reaches it. Raises StartError with what the log says.
+        """
+        bridge = self.bridge
+        try:
+            await bridge.opened(bridge.settings.broker_seconds)
+            session = await self._live_session() or await self._new_session()
+            deadline = self._request(session).deadline
+            remaining = (deadline - bridge.now()).total_seconds() + AFTER_DEADLINE_SECONDS
+            async with asyncio.timeout(max(remaining, AFTER_DEADLINE_SECONDS)):
+                tunnel = await arrive(bridge.sessions, session, self._answers)
+        except TransientError:
+            raise LogAwayError from None
+        self._reached = True
+        if self._kept_token:
+            self.api_token = ""  # see records.keep_token: JupyterHub shall not re-use it in its own way
+        return tunnel.host, tunnel.port
+
+    async def _live_session(self) -> SessionId | None:
+        """The live session of this server, with the token its job holds made valid again."""
+        bridge = self.bridge
+        while (session := bridge.sessions.live(self.user.name, self.name)) is not None:
+            self._known(session)
+            if not isinstance(bridge.sessions.state(session), ENDING):
+                try:
+                    kept = await bridge.vault.open(session, HubSecrets)
+                except PermanentError:
+                    await self._ask_to_stop(session, "The hub has lost the secrets of this session.")
+                else:
+                    self._token_row = records.keep_token(self, kept.api_token)
+                    self.api_token = self._kept_token = kept.api_token
+                    records.save_state(self)
+                    return session
+            await bridge.sessions.wait_for(session, lambda state: isinstance(state, Ended))
+            self._session, self._session_known = None, asyncio.Event()
+            bridge.detach(session)
+        return None
+
+    async def _new_session(self) -> SessionId:
+        choice = await self._choice(dict(self.user_options or {}))
+        session = SessionId(str(ULID()).lower())
+        request = StartRequested(
+            hub=self.bridge.hub,
+            system=SystemName(choice.system),
+            session=session,
+            user=UserName(self.user.name),
+            server_name=self.name,
+            vo=choice.vo,
+            place=choice.place,
+            resources=choice.resources,
+            software=choice.software,
+            base_url=self.server.base_url,
+            deadline=self.bridge.now() + timedelta(seconds=self.bridge.settings.start_deadline_seconds),
+        )
+        try:
+            msgspec.convert(msgspec.to_builtins(request), StartRequested)
+        except msgspec.ValidationError as error:
+            raise StartError(
+                f"This server cannot be asked for: {error}; use a shorter name", reason="options"
+            ) from None
+        self.bridge.attach(session, self)
+        self._session = session
+        self._requesting = self.bridge.task(self._ask_to_start(request))
+        await asyncio.shield(self._requesting)  # a cancelled start must know whether it was asked for
+        self._known(session)
+        return session
+
+    async def _ask_to_start(self, request: StartRequested) -> None:
+        """Secrets and JupyterHub's record first: whoever reads `start-requested` finds them."""
+        bridge = self.bridge
+        try:
+            await seal(bridge.vault, request.session, bridge.hub, self.get_env(), self._certificates)
+            self._token_row = records.token_id(self)
+            records.save_state(self)
+            asked = await bridge.sessions.record(request)
+        except TransientError:
+            asked = not isinstance(bridge.sessions.state(request.session), NotStarted)
+        if not asked:
+            self._session = None
+            bridge.detach(request.session)
+            await bridge.vault.forget(request.session)
+            raise TransientError("the start could not be asked for")
+
+    async def _answers(self, tunnel: TunnelReady) -> None:
+        scheme = "https" if self.internal_ssl else "http"
+        host = f"[{tunnel.host}]" if ":" in tunnel.host else tunnel.host
+        settings = self.user.settings
+        context = make_ssl_context(
+            settings.get("internal_ssl_key"), settings.get("internal_ssl_cert"), cafile=settings.get("internal_ssl_ca")
+        )
+        seconds = self.bridge.settings.answer_seconds
+        url = f"{scheme}://{host}:{tunnel.port}{self.server.base_url}api"
+        try:
+            await wait_for_http_server(url, timeout=seconds, ssl_context=context)
+        except TimeoutError:
+            raise NotAnsweringError(seconds) from None
+
+    def _known(self, session: SessionId) -> None:
+        self._session = session
+        self._session_known.set()
+        self.bridge.attach(session, self)
+
+    def _request(self, session: SessionId) -> StartRequested:
+        state = self.bridge.sessions.state(session)
+        if isinstance(state, NotStarted):
+            raise TransientError("the session is not in the log")
+        return state.request
+
+    # --- while it runs ---------------------------------------------------------------------------------------------
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """The session's events as messages, from the first on; any number of readers; never raises."""
+        await self._session_known.wait()
+        session, highest = self._session, 0
+        if session is None:
+            return
+        try:
+            async for event in self.bridge.sessions.story(session):
+                said = message(event, self.bridge.title)
+                highest = said["progress"] = max(highest, said["progress"])
+                yield said
+        except TransientError:
+            yield {"progress": highest, "message": "The event log does not answer; the start goes on."}
+
+    async def poll(self) -> int | None:
+        """None while the session lives, by the log; waits for the log rather than take its silence for an end."""
+        if self._requesting is not None and not self._requesting.done():
+            return None
+        if self._session is None:
+            return 0
+        await self.bridge.opened()
+        await self._seek_token(self._session)
+        match self.bridge.sessions.state(self._session):
+            case NotStarted():
+                return 0
+            case Ended(end=end):
+                return end.exit_code or 0
+            case _:
+                return None
+
+    async def _seek_token(self, session: SessionId) -> None:
+        """After a restart: JupyterHub deletes the token at the stop, if the spawner knows it."""
+        if self.api_token or self._token_sought:
+            return
+        try:
+            self.api_token = (await self.bridge.vault.open(session, HubSecrets)).api_token
+            self._token_sought = True
+        except PermanentError:
+            self._token_sought = True
+        except TransientError as error:
+            self.log.info("The vault does not answer: %s", error.reason)
+
+    async def get_url(self) -> str:
+        """Where the server is now, after a restart of the hub; waits while it cannot be reached and lives."""
+        if self._session is not None:
+            await self.bridge.opened()
+            while True:
+                try:
+                    tunnel = await arrive(self.bridge.sessions, self._session, self._answers)
+                    records.move_server(self, tunnel.host, tunnel.port)
+                except NotAnsweringError:
+                    continue  # a busy server is no dead one: JupyterHub would stop it after http_timeout
+                except SessionEndedError:
+                    pass
+                break
+        return str(self.server.url)
+
+    async def moved(self, tunnel: TunnelReady) -> None:
+        """The tunnel leads there now: JupyterHub and its proxy follow."""
+        if records.move_server(self, tunnel.host, tunnel.port) and self.ready:
+            await self.user.settings["proxy"].add_user(self.user, self.name)
+
+    async def ended(self) -> None:
+        """The session is over: JupyterHub learns it now and not at its next poll. A start or stop notices by itself."""
+        if self.ready:
+            await self.poll_and_notify()
+
+    async def stop(self, now: bool = False) -> None:
+        """Asks for the session's end and waits for it, as long as it takes."""
+        del now  # the launcher ends jobs gracefully and tries until they are gone
+        if self._requesting is not None:
+            await asyncio.wait([self._requesting])
+        session = self._session
+        if session is None:
+            return
+        await self.bridge.opened()
+        await self._ask_to_stop(session, "JupyterHub was asked to stop the server.")
+        await self.bridge.sessions.wait_for(session, lambda state: isinstance(state, NotStarted | Ended))
+
+    async def _ask_to_stop(self, session: SessionId, reason: str) -> None:
+        while not isinstance(state := self.bridge.sessions.state(session), NotStarted | Ended | ENDING):
+            system = state.request.system
+            by = f"{self.user.name} at hub {self.bridge.hub}"[:255]
+            try:
+                await self.bridge.sessions.record(
+                    StopRequested(hub=self.bridge.hub, system=system, session=session, by=by, reason=reason)
+                )
+            except TransientError as error:
+                self.log.warning("The stop of %s waits: %s", self._log_name, error.reason)
+                await asyncio.sleep(1)

@@ -1,0 +1,105 @@
+// Makes the fields of the spawn form depend on each other. The hub validates everything again.
+(function () {
+  "use strict";
+  const box = document.getElementById("farlab-options");
+  const offer = JSON.parse(document.getElementById("farlab-offer").textContent);
+  const last = JSON.parse(document.getElementById("farlab-last").textContent);
+  const field = (name) => box.querySelector(`[name="${name}"]`);
+  const systemName = () => box.querySelector('[name="system"]:checked').value;
+  const system = () => offer.systems[systemName()];
+  const partition = () => system().partitions[field("partition").value];
+
+  function fill(select, choices, wanted) {
+    const before = wanted || select.value;
+    select.replaceChildren(
+      ...choices.map(([value, text]) => new Option(text, value, false, value === before))
+    );
+    select.disabled = choices.length === 0;
+  }
+
+  function limit(name, least, most, fallback, text) {
+    const input = field(name);
+    input.min = least;
+    input.max = most;
+    const value = Number(input.value);
+    if (input.value === "" || value < least || value > most) {
+      input.value = Math.min(Math.max(fallback, least), most);
+    }
+    input.readOnly = least === most;
+    document.getElementById(input.getAttribute("aria-describedby")).textContent = text;
+  }
+
+  function show(name, wanted) {
+    const label = box.querySelector(`[data-when="${name}"]`);
+    label.hidden = !wanted;
+    field(name).disabled = !wanted;
+  }
+
+  function hours(minutes) {
+    if (minutes < 60) return `${minutes} min`;
+    const rest = minutes % 60;
+    return `${Math.floor(minutes / 60)} h${rest ? ` ${rest} min` : ""}`;
+  }
+
+  const names = (list) => list.map((name) => [name, name]);
+
+  function resources(fresh) {
+    const limits = partition();
+    if (fresh) field("runtime_minutes").value = "";
+    limit("runtime_minutes", limits.min_runtime_minutes, limits.max_runtime_minutes,
+      limits.default_runtime_minutes,
+      `${limits.min_runtime_minutes} to ${limits.max_runtime_minutes} (${hours(limits.max_runtime_minutes)})`);
+    limit("nodes", 1, limits.max_nodes, 1,
+      limits.max_nodes === 1 ? "one node" : `1 to ${limits.max_nodes}, ${limits.cores_per_node} cores each`);
+    show("gpus", limits.gpus_per_node > 0);
+    const gpus = limits.gpus_per_node * Number(field("nodes").value || 1);
+    limit("gpus", 0, gpus, 0, `0 to ${gpus}`);
+    show("reservation", limits.reservations.length > 0);
+    fill(field("reservation"), [["", "none"], ...names(limits.reservations)]);
+    summary();
+  }
+
+  function summary() {
+    const nodes = Number(field("nodes").value || 1);
+    const gpus = field("gpus").disabled ? 0 : Number(field("gpus").value || 0);
+    box.querySelector(".farlab-summary").textContent =
+      `JupyterLab on ${system().title}, ${partition().title}: ${nodes} ${nodes === 1 ? "node" : "nodes"}` +
+      `${gpus ? `, ${gpus} ${gpus === 1 ? "GPU" : "GPUs"}` : ""}, ${hours(Number(field("runtime_minutes").value || 0))}.`;
+  }
+
+  function partitions(wanted, fresh) {
+    const list = system().accounts[field("account").value][field("project").value];
+    fill(field("partition"), list.map((name) => [name, system().partitions[name].title]), wanted);
+    resources(fresh);
+  }
+
+  function projects(wanted, fresh) {
+    fill(field("project"), names(Object.keys(system().accounts[field("account").value])), wanted.project);
+    partitions(wanted.partition, fresh);
+  }
+
+  function accounts(wanted, fresh) {
+    fill(field("account"), names(Object.keys(system().accounts)), wanted.account);
+    projects(wanted, fresh);
+  }
+
+  if (offer.systems[last.system]) {
+    box.querySelectorAll('[name="system"]').forEach((radio) => { radio.checked = radio.value === last.system; });
+    for (const name of ["runtime_minutes", "nodes", "gpus"]) {
+      if (last[name] !== undefined) field(name).value = last[name];
+    }
+  }
+  accounts(last, false);
+  if (last.reservation !== undefined) field("reservation").value = last.reservation;
+  if (field("vo") && offer.vos.includes(last.vo)) field("vo").value = last.vo;
+
+  box.addEventListener("change", (event) => {
+    const name = event.target.name;
+    if (name === "system") accounts({}, true);
+    else if (name === "account") projects({}, true);
+    else if (name === "project") partitions(undefined, true);
+    else if (name === "partition") resources(true);
+    else if (name === "nodes") resources(false);
+    else summary();
+  });
+})();

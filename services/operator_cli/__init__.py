@@ -1,0 +1,1 @@
+"""The operator's command `farlab`: starts, checks, reads and steers an installation."""

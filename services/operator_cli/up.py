@@ -1,0 +1,193 @@
+"""`farlab up`: the whole system on one machine, from broker to emulated supercomputer. Decides no configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+
+import services.hub_bridge
+from services._runtime import topology
+from services._runtime.connection import connect
+from services._runtime.settings import Configuration
+from services.operator_cli.state_folder import Ports, StateFolder, read_ports
+from services.operator_cli.supervisor import Child, Ready, Say, Supervisor
+
+SERVICES = ("accounts", "hpc_launcher", "tunneler")
+
+
+class Installation:
+    """A running installation: start it, use it, stop it."""
+
+    def __init__(self, source: Configuration, state: StateFolder, *, public_port: int, say: Say) -> None:
+        self._source = source
+        self._state = state
+        self._say = say
+        self._public_port = public_port
+        self.configuration = source
+        self.ports: Ports | None = None
+        self.supervisor = Supervisor(state.path / "logs", say)
+
+    @property
+    def url(self) -> str:
+        """Where users go."""
+        return f"http://127.0.0.1:{self.ports.hub}/" if self.ports else ""
+
+    async def start(self) -> None:
+        """Starts everything in order. Raises NotReadyError or ConfigurationError; then `stop` cleans up."""
+        self._state.make_keys()
+        ports = self.ports = self._state.ports(list(self._source.systems), self._public_port)
+        await self._start_broker(ports)
+        sites = await self._start_sites(ports)
+        self.configuration = self._state.write_configuration(self._source, ports, sites, self._hub_bridge(ports))
+        await self._apply_topology()
+        await asyncio.gather(*[self._start_service(name, ports) for name in SERVICES])
+        await self._start_proxy(ports)
+        await self._start_hub(ports)
+
+    async def stop(self) -> None:
+        """Stops everything in reverse order."""
+        await self.supervisor.stop()
+
+    async def _start_broker(self, ports: Ports) -> None:
+        file = self._state.write_nats_configuration(self._source, ports)
+        command = [str(Path(sys.executable).parent / "nats-server"), "-c", str(file)]
+        await self._run(Child(name="nats", command=command, ready=_listens(ports.nats)))
+
+    async def _start_sites(self, ports: Ports) -> dict[str, dict[str, str]]:
+        sites: dict[str, dict[str, str]] = {}
+        for name, (login_file, site_file) in self._state.write_emulators(self._source, ports).items():
+            said: dict[str, dict[str, str]] = {}
+            for part, module, file in (
+                ("login", "emulators.login_node", login_file),
+                ("site", "emulators.unicore_site", site_file),
+            ):
+                told = file.parent / part / "ports.json"
+                told.unlink(missing_ok=True)
+                command = [sys.executable, "-m", module, "--config", str(file)]
+                child = Child(name=f"{name}-{part}", command=command, ready=_exists(told))
+                await self._run(child)
+                said[part] = read_ports(told)
+            sites[name] = {
+                "base_url": said["site"]["base_url"],
+                "origin": said["site"]["origin"],
+                "ca": said["site"]["ca"],
+                "login_node": f"{said['login']['host']}:{said['login']['port']}",
+                "known_hosts": str(login_file.parent / "login" / "known_hosts"),
+            }
+        return sites
+
+    async def _apply_topology(self) -> None:
+        broker = await connect(self.configuration, "operator-cli")
+        try:
+            await topology.apply(broker.log.js, self.configuration.subjects, self.configuration.shared.retention)
+        finally:
+            await broker.close()
+
+    async def _start_service(self, name: str, ports: Ports) -> None:
+        port_file = self._state.path / f"{name}.port"
+        port_file.unlink(missing_ok=True)
+        command = [
+            *(sys.executable, "-m", f"services.{name}", "--config", str(self._state.configuration_file)),
+            *("--port", str(ports.launcher if name == "hpc_launcher" else 0), "--port-file", str(port_file)),
+        ]
+        await self._run(Child(name=name, command=command, ready=_ready_at(port_file)))
+
+    async def _start_proxy(self, ports: Ports) -> None:
+        """The proxy is a process of its own, so that a hub that restarts disturbs nobody."""
+        command = [
+            *(sys.executable, "-m", "services.operator_cli.streaming_proxy", "--log-level", "error"),
+            *("--ip", "127.0.0.1", "--port", str(ports.hub)),
+            *("--api-ip", "127.0.0.1", "--api-port", str(ports.proxy_api)),
+            *("--error-target", f"http://127.0.0.1:{ports.hub_api}/hub/error"),
+        ]
+        environment = {"CONFIGPROXY_AUTH_TOKEN": self._state.secret("proxy.token")}
+        await self._run(Child(name="proxy", command=command, ready=_listens(ports.proxy_api), environment=environment))
+
+    async def _start_hub(self, ports: Ports) -> None:
+        config = Path(services.hub_bridge.__file__).with_name("jupyterhub_config.py")
+        command = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
+        environment = {"FARLAB_CONFIG": str(self._state.configuration_file)}
+        ready = _answers(f"http://127.0.0.1:{ports.hub}/hub/health")
+        await self._run(Child(name="hub", command=command, ready=ready, environment=environment))
+
+    def _hub_bridge(self, ports: Ports) -> dict[str, object]:
+        for secret in ("password", "proxy.token", "operator.token"):
+            self._state.secret(secret)
+        return {
+            "public_url": f"http://127.0.0.1:{ports.hub}",
+            "hub_host": "127.0.0.1",
+            "hub_port": ports.hub_api,
+            "proxy_api_url": f"http://127.0.0.1:{ports.proxy_api}",
+            "proxy_token_file": "proxy.token",
+            "state_folder": "hub",
+            "users": [user["name"] for user in self._source.sections.get("accounts", {}).get("users", [])],
+            "password_file": "password",
+            "service_token_file": "operator.token",
+        }
+
+    async def _run(self, child: Child) -> None:
+        self._say(child.name, "starting")
+        seconds = await self.supervisor.start(child)
+        self._say(child.name, f"ready in {seconds:.1f} s")
+
+
+def _listens(port: int) -> Ready:
+    async def ready() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    return ready
+
+
+def _exists(file: Path) -> Ready:
+    async def ready() -> bool:
+        return file.exists()
+
+    return ready
+
+
+def _ready_at(port_file: Path) -> Ready:
+    async def ready() -> bool:
+        try:
+            port = int(port_file.read_text())
+        except (OSError, ValueError):
+            return False
+        return await _answers(f"http://127.0.0.1:{port}/readyz")()
+
+    return ready
+
+
+def _answers(url: str) -> Ready:
+    async def ready() -> bool:
+        try:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http, http.get(url) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    return ready
+
+
+def left_over(folder: Path) -> Sequence[int]:
+    """Processes that mention a state folder in their command line or work inside it: none, after a clean stop."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == os.getpid():
+            continue
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            where = str((process / "cwd").readlink())
+        except OSError:
+            continue
+        if str(folder) in words or where.startswith(str(folder)):
+            found.append(int(process.name))
+    return found

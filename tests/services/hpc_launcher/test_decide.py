@@ -1,0 +1,129 @@
+"""What the launcher decides in every state of a session, event by event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.lifecycle import Ended, SessionState, fold
+from schemas.session import JobStatusChanged, ProgressReported, Running, SessionEnded, SessionEvent, StartRejected
+from services._runtime.decider import Emit, Perform
+from services._runtime.errors import PermanentError
+from services.hpc_launcher.decide import (
+    CONSUMES,
+    DEADLINE_PASSED,
+    ClearAway,
+    CreateJob,
+    EndJob,
+    RemoveStray,
+    SubmitJob,
+    decide,
+    ended,
+    give_up,
+)
+from tests.support.samples import Story
+
+STORY = Story()
+REQUESTED, ADMITTED, CREATED = STORY.requested(), STORY.admitted(), STORY.created("job-1")
+STARTED = [REQUESTED, ADMITTED, CREATED, STORY.submitted()]
+LISTENING = [*STARTED, STORY.listening()]
+READY = [*LISTENING, STORY.tunnel(), STORY.ready()]
+STOP, END = STORY.stop(), STORY.ended()
+PLACE: dict[str, Any] = {"hub": REQUESTED.hub, "system": REQUESTED.system, "session": REQUESTED.session}
+REJECTED = StartRejected(**PLACE, code="no", message="no", remedy="no")
+RUNS = JobStatusChanged(**PLACE, job_status=Running())
+SAYS = ProgressReported(**PLACE, percent=1, message="x")
+OTHER = STORY.created("job-2")
+
+CREATE = CreateJob(REQUESTED, ADMITTED)
+SUBMIT = SubmitJob(REQUESTED, ADMITTED, "job-1")
+END_JOB = EndJob(REQUESTED, ADMITTED, "job-1", STOP)
+END_ANY = EndJob(REQUESTED, ADMITTED, "", STOP)
+CLEAR = ClearAway(REQUESTED, ADMITTED, "job-1")
+CLEAR_ANY = ClearAway(REQUESTED, ADMITTED, "")
+STRAY = RemoveStray(REQUESTED, ADMITTED, "job-2")
+
+
+@pytest.mark.parametrize(
+    ("history", "event", "commands"),
+    [
+        ([], None, []),
+        ([REQUESTED], None, []),
+        ([REQUESTED, REJECTED], None, []),
+        ([REQUESTED, STOP], STOP, []),
+        ([REQUESTED, ADMITTED], ADMITTED, [CREATE]),
+        ([REQUESTED, ADMITTED], None, [CREATE]),
+        ([REQUESTED, ADMITTED, CREATED], ADMITTED, [SUBMIT]),
+        ([REQUESTED, ADMITTED, CREATED], CREATED, [SUBMIT]),
+        ([REQUESTED, ADMITTED, CREATED], None, [SUBMIT]),
+        ([REQUESTED, ADMITTED, CREATED], OTHER, [STRAY]),
+        ([REQUESTED, ADMITTED, STOP], STOP, [END_ANY]),
+        ([REQUESTED, ADMITTED, STOP], None, [END_ANY]),
+        ([REQUESTED, ADMITTED, STOP, CREATED], CREATED, [END_JOB]),
+        ([REQUESTED, ADMITTED, CREATED, STOP], STOP, [END_JOB]),
+        ([REQUESTED, ADMITTED, CREATED, STOP], OTHER, [STRAY]),
+        (STARTED, ADMITTED, []),
+        (STARTED, None, []),
+        (STARTED, RUNS, []),
+        (STARTED, OTHER, [STRAY]),
+        (STARTED, CREATED, []),
+        (LISTENING, None, []),
+        (READY, None, []),
+        (READY, OTHER, [STRAY]),
+        ([*READY, STOP], STOP, [END_JOB]),
+        ([*READY, STOP], SAYS, [END_JOB]),
+        ([*READY, STOP, END], END, [CLEAR]),
+        ([*READY, STOP, END], STOP, [CLEAR]),
+        ([*READY, STOP, END], None, [CLEAR]),
+        ([*READY, STOP, END], RUNS, []),
+        ([*READY, STOP, END], OTHER, [STRAY]),
+        ([REQUESTED, ADMITTED, STOP, END], END, [CLEAR_ANY]),
+        ([REQUESTED, ADMITTED, STOP, END], CREATED, [RemoveStray(REQUESTED, ADMITTED, "job-1")]),
+        ([REQUESTED, REJECTED, END], END, []),
+    ],
+)
+def test_decisions(history: list[SessionEvent], event: SessionEvent | None, commands: list[object]) -> None:
+    steps = decide(fold(history), event)  # type: ignore[arg-type]
+    assert steps == [Perform(command) for command in commands]
+
+
+@pytest.mark.parametrize(
+    ("history", "code", "outcome"),
+    [
+        ([REQUESTED, ADMITTED], "secrets-gone", "failed"),
+        ([REQUESTED, ADMITTED], DEADLINE_PASSED, "expired"),
+        ([REQUESTED, ADMITTED, CREATED], "refused-by-site", "failed"),
+        (STARTED, "internal-error", "failed"),
+        (READY, "internal-error", "failed"),
+        ([REQUESTED, ADMITTED, STOP], "refused-by-site", "lost"),
+        ([*READY, STOP], "refused-by-site", "lost"),
+    ],
+)
+def test_what_can_never_work_ends_with_the_reason_and_a_remedy(
+    history: list[SessionEvent], code: str, outcome: str
+) -> None:
+    [step] = give_up(fold(history), PermanentError(code, "because", "do this"))  # type: ignore[arg-type]
+    assert isinstance(step, Emit)
+    assert isinstance(step.event, SessionEnded)
+    assert (step.event.outcome, step.event.reason, step.event.remedy) == (outcome, "because", "do this")
+
+
+@pytest.mark.parametrize("history", [[], [REQUESTED], [REQUESTED, REJECTED], [REQUESTED, STOP], [*READY, STOP, END]])
+def test_nothing_is_given_up_that_is_not_the_launchers(history: list[SessionEvent]) -> None:
+    assert give_up(fold(history), PermanentError("code", "reason", "remedy")) == []  # type: ignore[arg-type]
+
+
+def test_what_the_decider_consumes_is_what_moves_it() -> None:
+    moved = set()
+    for history in ([REQUESTED, ADMITTED], [REQUESTED, ADMITTED, STOP], [*READY, STOP], [*READY, STOP, END]):
+        state: SessionState = fold(history)  # type: ignore[arg-type]
+        if decide(state, history[-1]):  # type: ignore[arg-type]
+            moved.add(type(history[-1]))
+    assert moved == set(CONSUMES)
+
+
+def test_texts_are_cut_to_their_bounds() -> None:
+    end = ended(REQUESTED, "failed", "x" * 5000, "y" * 5000)
+    assert len(end.reason) == len(end.remedy) == 1024
+    assert isinstance(fold([REQUESTED, end]), Ended)
