@@ -1,4 +1,4 @@
-"""Accounts, launcher and tunneler with backends that take no time: everything of a service but the world. For benchmarks.
+"""Accounts, launcher and tunneler with backends that take no time: everything of a service but the world.
 
 `python -m benchmarks.instant_services SERVICE NATS_URL` runs one of them until it is told to stop.
 """
@@ -28,6 +28,7 @@ from services._runtime.identity import Stamp
 from services._runtime.jetstream import JetStreamLog
 from services._runtime.service import utc_now
 from services._runtime.session_service import SessionService
+from services._runtime.telemetry import configure_logs
 from services.accounts import decide as accounts
 from services.hpc_launcher import decide as launcher
 from services.tunneler import decide as tunneler
@@ -101,6 +102,7 @@ def build(service: str, log: JetStreamLog, subjects: Subjects) -> SessionService
 
 async def run(service: str, url: str) -> None:
     """Runs one service; prints `ready` when it is."""
+    configure_logs(service, level="warning")
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     client = await nats.connect(url)

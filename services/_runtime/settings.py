@@ -12,7 +12,6 @@ from schemas.base import HubName, Slug, SystemName
 from schemas.subjects import Subjects
 from services._runtime.configuration import ConfigurationError, convert, read_toml
 from services._runtime.systems import System, load_systems
-from services._runtime.topology import Retention
 
 Section = TypeVar("Section")
 SECTIONS = ("hub_bridge", "hpc_launcher", "cloud_launcher", "tunneler", "accounts", "operator_cli")
@@ -44,6 +43,15 @@ class Logs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "terminal"] = "json"
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of the log is kept. Zero means without limit."""
+
+    max_age_seconds: float = 0
+    max_bytes: int = 0
+    replicas: int = 1
+    vault_seconds: float = 60 * 86400
 
 
 class Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,20 +12,12 @@ from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageT
 
 from schemas.subjects import Subjects
 from services._runtime.log import Stream
+from services._runtime.settings import Retention
 
 BUCKETS = ("leases", "vault", "access")
 LEASE_SECONDS = 6.0
 """Time to live of a lease: what a dead owner costs before another takes over."""
 DEDUPLICATION_SECONDS = 120.0
-
-
-class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the log is kept. Zero means without limit."""
-
-    max_age_seconds: float = 0
-    max_bytes: int = 0
-    replicas: int = 1
-    vault_seconds: float = 60 * 86400
 
 
 class Difference(msgspec.Struct, frozen=True):

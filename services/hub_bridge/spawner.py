@@ -9,28 +9,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import timedelta
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from jupyterhub.spawner import Spawner
-from jupyterhub.utils import make_ssl_context, wait_for_http_server
 from traitlets import Unicode, default
-from ulid import ULID
 
-from schemas.base import SessionId, SystemName, UserName
+from schemas.base import SessionId
 from schemas.lifecycle import Ended, NotStarted
 from schemas.secrets import Certificates
 from schemas.session import StartRequested, StopRequested, TunnelReady
 from services._runtime.errors import PermanentError, TransientError
 from services.hub_bridge import records
-from services.hub_bridge.arrival import arrive
+from services.hub_bridge.arrival import answers, arrive, server_url
 from services.hub_bridge.bridge import Bridge
-from services.hub_bridge.errors import LogAwayError, NotAnsweringError, SessionEndedError, StartError
-from services.hub_bridge.form import options_form
-from services.hub_bridge.options import Choice, OptionsError, choose, from_form
+from services.hub_bridge.choosing import choice_for, form_for, options_in, start_requested
+from services.hub_bridge.errors import LogAwayError, NotAnsweringError, SessionEndedError
 from services.hub_bridge.progress import message
 from services.hub_bridge.secrets import HubSecrets, read_certificates, seal
 from services.hub_bridge.sessions import ENDING
@@ -62,11 +57,11 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
 
     @default("options_form")
     def _options_form_default(self) -> Callable[[FarlabSpawner], Any]:
-        return lambda spawner: spawner.render_options_form()
+        return lambda spawner: form_for(spawner.bridge, spawner.user.name, spawner.user_options or {})
 
     @default("options_from_form")
     def _options_from_form_default(self) -> Callable[[dict[str, Sequence[object]]], Any]:
-        return self.read_options_form
+        return lambda form: options_in(self.bridge, self.user.name, form)
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Callable[[Any, Any], None]:
@@ -138,30 +133,6 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
             self.api_token = self._kept_token
         super().start_polling()
 
-    # --- options ---------------------------------------------------------------------------------------------------
-
-    async def render_options_form(self) -> str:
-        """The form of what this user may choose from, filled in as last time."""
-        try:
-            return options_form(await self.bridge.offer(self.user.name), self.user_options or {})
-        except TransientError:
-            raise LogAwayError from None
-
-    async def read_options_form(self, form: dict[str, Sequence[object]]) -> dict[str, object]:
-        """The options in a submitted form or query. Raises StartError."""
-        try:
-            return (await self._choice(from_form(form))).options()
-        except OptionsError as error:
-            raise StartError(str(error), reason="options") from None
-
-    async def _choice(self, options: dict[str, object]) -> Choice:
-        try:
-            return choose(options, await self.bridge.offer(self.user.name))
-        except OptionsError as error:
-            raise StartError(str(error), reason="options") from None
-        except TransientError:
-            raise LogAwayError from None
-
     async def move_certs(self, paths: dict[str, str]) -> dict[str, str]:
         """Takes the server's certificate from the hub's store; it goes to the job sealed, and the job says where."""
         self._certificates = read_certificates(paths)
@@ -210,27 +181,9 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         return None
 
     async def _new_session(self) -> SessionId:
-        choice = await self._choice(dict(self.user_options or {}))
-        session = SessionId(str(ULID()).lower())
-        request = StartRequested(
-            hub=self.bridge.hub,
-            system=SystemName(choice.system),
-            session=session,
-            user=UserName(self.user.name),
-            server_name=self.name,
-            vo=choice.vo,
-            place=choice.place,
-            resources=choice.resources,
-            software=choice.software,
-            base_url=self.server.base_url,
-            deadline=self.bridge.now() + timedelta(seconds=self.bridge.settings.start_deadline_seconds),
-        )
-        try:
-            msgspec.convert(msgspec.to_builtins(request), StartRequested)
-        except msgspec.ValidationError as error:
-            raise StartError(
-                f"This server cannot be asked for: {error}; use a shorter name", reason="options"
-            ) from None
+        choice = await choice_for(self.bridge, self.user.name, self.user_options or {})
+        request = start_requested(self.bridge, self.user.name, self.name, self.server.base_url, choice)
+        session = request.session
         self.bridge.attach(session, self)
         self._session = session
         self._requesting = self.bridge.task(self._ask_to_start(request))
@@ -256,17 +209,8 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
 
     async def _answers(self, tunnel: TunnelReady) -> None:
         scheme = "https" if self.internal_ssl else "http"
-        host = f"[{tunnel.host}]" if ":" in tunnel.host else tunnel.host
-        settings = self.user.settings
-        context = make_ssl_context(
-            settings.get("internal_ssl_key"), settings.get("internal_ssl_cert"), cafile=settings.get("internal_ssl_ca")
-        )
-        seconds = self.bridge.settings.answer_seconds
-        url = f"{scheme}://{host}:{tunnel.port}{self.server.base_url}api"
-        try:
-            await wait_for_http_server(url, timeout=seconds, ssl_context=context)
-        except TimeoutError:
-            raise NotAnsweringError(seconds) from None
+        url = server_url(scheme, tunnel, self.server.base_url)
+        await answers(url, self.bridge.settings.answer_seconds, self.user.settings)
 
     def _known(self, session: SessionId) -> None:
         self._session = session

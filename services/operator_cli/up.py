@@ -100,7 +100,7 @@ class Installation:
     async def _start_proxy(self, ports: Ports) -> None:
         """The proxy is a process of its own, so that a hub that restarts disturbs nobody."""
         command = [
-            *(sys.executable, "-m", "services.operator_cli.streaming_proxy", "--log-level", "error"),
+            *(sys.executable, "-m", "services.hub_bridge.proxy", "--log-level", "error"),
             *("--ip", "127.0.0.1", "--port", str(ports.hub)),
             *("--api-ip", "127.0.0.1", "--api-port", str(ports.proxy_api)),
             *("--error-target", f"http://127.0.0.1:{ports.hub_api}/hub/error"),

@@ -11,6 +11,7 @@ from services._runtime import topology
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
 from services._runtime.log import Bucket, Log
 from services._runtime.memory import MemoryBucket, MemoryLog
+from services._runtime.settings import Retention
 from tests.support.broker import nats_server
 
 BACKENDS = ("memory", "jetstream")
@@ -24,7 +25,7 @@ async def log_and_bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
     async with nats_server(tmp_path) as server:
         client = await nats.connect(server.url)
         subjects = Subjects()
-        await topology.apply(client.jetstream(), subjects, topology.Retention())
+        await topology.apply(client.jetstream(), subjects, Retention())
         yield JetStreamLog(client, subjects), JetStreamBucket(client.jetstream(), subjects, "vault")
         await client.close()
 

@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from jupyterhub.utils import compare_token
 
 from schemas.base import SessionId
 from schemas.lifecycle import Ended, Ready, Submitted
@@ -52,6 +53,7 @@ async def test_twenty_waiting_and_twenty_running_outlive_a_killed_hub(tmp_path: 
         sessions |= {user: await others.until(user, Ready) for user in running}
         tokens = {user: await _token(hub, broker, session) for user, session in sessions.items()}
         scopes = dict(_rows(hub, "select identifier, allowed_scopes from oauth_clients"))
+        assert "access:servers!server=waiting0/" in str(scopes["jupyterhub-user-waiting0"])
 
         hub.stop(signal.SIGKILL)
         assert [(await hub.visit(user))["session"] for user in running] == [sessions[user] for user in running]
@@ -67,6 +69,9 @@ async def test_twenty_waiting_and_twenty_running_outlive_a_killed_hub(tmp_path: 
             assert (await hub.visit(user))["session"] == session
             assert await _is_valid(hub, tokens[user])
         assert dict(_rows(hub, "select identifier, allowed_scopes from oauth_clients")) == scopes
+        secrets = dict(_rows(hub, "select identifier, secret from oauth_clients"))
+        for user, token in tokens.items():
+            assert compare_token(secrets[f"jupyterhub-user-{user}"], token), "the job's OAuth secret still holds"
 
         await asyncio.gather(*[hub.stop_server(user) for user in sessions])
         await asyncio.gather(*[hub.until(user, ready=False) for user in sessions])

@@ -19,6 +19,7 @@ from services._runtime import topology
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
 from services._runtime.log import Bucket, Log
 from services._runtime.memory import MemoryBucket, MemoryLog
+from services._runtime.settings import Retention
 from services._runtime.view import placed
 from services.accounts.app import AccountsApp
 from services.accounts.settings import AccountsSettings, Quota
@@ -138,7 +139,7 @@ async def test_a_limit_holds_when_replicas_race(tmp_path: Path, replicas: int) -
     quota = Quota(system="demo-hpc", limit=7)
     async with nats_server(tmp_path, sync="2m") as server:
         clients = [await nats.connect(server.url) for _ in range(replicas)]
-        await topology.apply(clients[0].jetstream(), SUBJECTS, topology.Retention())
+        await topology.apply(clients[0].jetstream(), SUBJECTS, Retention())
         logs = [JetStreamLog(client, SUBJECTS) for client in clients]
         apps = [
             accounts(log, JetStreamBucket(client.jetstream(), SUBJECTS, "access"), quota)

@@ -17,6 +17,7 @@ from schemas.lifecycle import Ended, Listening, SessionState
 from schemas.session import SessionEvent
 from services._runtime import topology
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
+from services._runtime.settings import Retention
 from services._runtime.vault import Vault, make_keys
 from services._runtime.view import placed
 from tests.services.hpc_launcher import stand_in
@@ -71,7 +72,7 @@ async def test_a_start_through_the_process_and_its_clean_end(tmp_path: Path) -> 
             tmp_path, server.url, url=site.base_url, key=key, ca=site.ca_file, stand_in=stand_in.install(tmp_path)
         )
         client = await nats.connect(server.url)
-        await topology.apply(client.jetstream(), SUBJECTS, topology.Retention())
+        await topology.apply(client.jetstream(), SUBJECTS, Retention())
         log = JetStreamLog(client, SUBJECTS)
         bucket = JetStreamBucket(client.jetstream(), SUBJECTS, "vault")
         vault = Vault(bucket, tmp_path / "keys", "hpc-launcher")

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ class Hub:
         self.process: subprocess.Popen[bytes] | None = None
         self.proxy: subprocess.Popen[bytes] | None = None
         self.http = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+        self.connector: Callable[[], aiohttp.TCPConnector] | None = None
         self.headers = {"Authorization": f"token {TOKEN}"}
         self.extra_config = ""
 
@@ -140,9 +141,14 @@ class Hub:
 
     async def _healthy(self) -> bool:
         try:
+            if self.connector is not None:
+                connector = self.connector()
+                self.connector = None
+                await self.http.close()
+                self.http = aiohttp.ClientSession(connector=connector)
             async with self.http.get(f"{self.url}hub/health") as answer:
                 return answer.status == 200
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, FileNotFoundError):
             return False
 
     def stop(self, with_signal: signal.Signals = signal.SIGKILL) -> None:

@@ -7,7 +7,8 @@ its site while `queue` is closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 from aiohttp import web
@@ -84,10 +85,10 @@ class UserServer:
         headers = {"X-JupyterHub-Version": "6.1.1"}
         return web.json_response({"session": self.request.session, "port": self.port}, headers=headers)
 
-    async def start(self) -> int:
+    async def start(self, tls: ssl.SSLContext | None) -> int:
         """Listens on a free port and returns it."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, reuse_address=True)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, reuse_address=True, ssl_context=tls)
         await site.start()
         self.port = int(self._runner.addresses[0][1])
         return self.port
@@ -108,7 +109,7 @@ class Others:
         self.servers: dict[SessionId, list[UserServer]] = {}
         self.view = SessionView()
         self.story: dict[SessionId, list[AnySessionEvent]] = {}
-        self._answering = True
+        self.tls: Callable[[SessionId], Awaitable[ssl.SSLContext]] | None = None
         self._bell = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.consumer: SessionConsumer[None] = SessionConsumer(
@@ -208,7 +209,7 @@ class Others:
 
     async def _serve(self, request: StartRequested) -> UserServer:
         server = UserServer(request)
-        await server.start()
+        await server.start(None if self.tls is None else await self.tls(request.session))
         self.servers.setdefault(request.session, []).append(server)
         return server
 

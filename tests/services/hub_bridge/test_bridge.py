@@ -1,0 +1,166 @@
+"""What all spawners share, on a broker in memory: waiting for the log, what a user may choose, secrets that go."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from schemas.base import HubName, SessionId
+from schemas.secrets import CertificateProof, Certificates, HmacProof, JobSecrets
+from schemas.session import TunnelReady
+from services._runtime.errors import TransientError
+from services._runtime.memory import MemoryBucket, MemoryLog
+from services._runtime.settings import Configuration, load
+from services._runtime.vault import Vault
+from services.hub_bridge.bridge import Bridge
+from services.hub_bridge.secrets import HubSecrets, fingerprint, seal
+from tests.services.hub_bridge.installation import write_configuration
+from tests.services.hub_bridge.others import give_access
+from tests.services.hub_bridge.test_sessions import tell, up_to_tunnel
+from tests.support.samples import HUB, Story, new_session
+
+
+class MemoryBroker:
+    """A broker in this process."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        self.vault = MemoryBucket()
+        self.access = MemoryBucket()
+        self.closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Listener:
+    """A spawner that only listens."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[object] = asyncio.Queue()
+
+    async def ended(self) -> None:
+        self.told.put_nowait("ended")
+
+    async def moved(self, tunnel: TunnelReady) -> None:
+        self.told.put_nowait(tunnel.generation)
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    write_configuration(tmp_path, "nats://127.0.0.1:1", ["ada"])
+    return load(tmp_path / "farlab.toml")
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+async def _bridge(configuration: Configuration, broker: MemoryBroker) -> Bridge:
+    async def connect(_configuration: Configuration, _service: str) -> MemoryBroker:
+        return broker
+
+    bridge = Bridge(configuration, connect)
+    await bridge.opened(5)
+    return bridge
+
+
+async def test_whoever_needs_the_log_waits_for_it_as_long_as_told(
+    configuration: Configuration, broker: MemoryBroker
+) -> None:
+    there = asyncio.Event()
+
+    async def connect(_configuration: Configuration, _service: str) -> MemoryBroker:
+        await there.wait()
+        return broker
+
+    bridge = Bridge(configuration, connect)
+    with pytest.raises(TransientError, match=r"did not answer within 0\.01 s"):
+        await bridge.opened(0.01)
+    waiting = asyncio.create_task(bridge.opened())
+    there.set()
+    await waiting
+    await bridge.close()
+    assert broker.closed
+
+
+async def test_the_offer_is_made_of_catalogue_and_access(configuration: Configuration, broker: MemoryBroker) -> None:
+    await give_access(broker.access, ["ada", "Ünïcödé / ; $(x)"])
+    bridge = await _bridge(configuration, broker)
+    for user in ("ada", "Ünïcödé / ; $(x)"):
+        assert list((await bridge.offer(user)).systems) == ["demo-hpc"]
+    assert not (await bridge.offer("nobody")).systems
+    await bridge.close()
+
+
+async def test_a_spawner_hears_of_moves_once_its_user_is_in_and_of_the_end(
+    configuration: Configuration, broker: MemoryBroker
+) -> None:
+    bridge = await _bridge(configuration, broker)
+    story, spawner = Story(), Listener()
+    bridge.attach(story.session, spawner)
+    await seal(bridge.vault, story.session, HUB, {"JUPYTERHUB_API_TOKEN": "canary"}, None)
+    await tell(broker.log, *up_to_tunnel(story), story.ready(), story.tunnel(generation=2), story.stop(), story.ended())
+    assert await spawner.told.get() == 2
+    assert await spawner.told.get() == "ended"
+    while await bridge.vault.names():
+        await asyncio.sleep(0)
+    await bridge.close()
+
+
+async def test_secrets_a_killed_hub_left_behind_go_and_those_of_others_stay(
+    configuration: Configuration, broker: MemoryBroker
+) -> None:
+    vault = Vault(broker.vault, configuration.keys_folder, "hub-bridge")
+    live, ended, never, foreign = Story(), Story(), new_session(), new_session()
+    for session in (live.session, ended.session, never):
+        await seal(vault, session, HUB, {"JUPYTERHUB_API_TOKEN": "t"}, None)
+    await seal(vault, foreign, HubName("other"), {"JUPYTERHUB_API_TOKEN": "t"}, None)
+    await tell(broker.log, live.requested(), ended.requested(), ended.stop(), ended.ended())
+    bridge = await _bridge(configuration, broker)
+    await bridge.sweep()
+    assert {name.partition(".")[0] for name in await vault.names()} == {live.session, foreign}
+    await bridge.close()
+
+
+async def test_each_recipient_opens_its_own_part_only(configuration: Configuration, broker: MemoryBroker) -> None:
+    keys = configuration.keys_folder
+    vaults = {name: Vault(broker.vault, keys, name) for name in ("hub-bridge", "hpc-launcher", "tunneler")}
+    session = SessionId(new_session())
+    environment = {"JUPYTERHUB_API_TOKEN": "canary-token", "OTHER": "x"}
+    await seal(vaults["hub-bridge"], session, HUB, environment, None)
+    job = await vaults["hpc-launcher"].open(session, JobSecrets)
+    assert job.environment == environment
+    proof: HmacProof | CertificateProof = await vaults["tunneler"].open(session, HmacProof | CertificateProof)  # type: ignore[arg-type]
+    assert proof == HmacProof(key=job.proof_key)
+    assert await vaults["hub-bridge"].open(session, HubSecrets) == HubSecrets(hub=HUB, api_token="canary-token")
+    for name in await vaults["tunneler"].names():
+        entry = await broker.vault.get(name)
+        assert entry is not None
+        assert b"canary" not in entry[0]
+
+
+async def test_under_internal_ssl_the_job_gets_its_certificate_and_the_tunneler_its_fingerprint(
+    configuration: Configuration, broker: MemoryBroker, tmp_path: Path
+) -> None:
+    from certipy import Certipy
+
+    store = Certipy(store_dir=str(tmp_path / "certificates"))
+    store.create_ca("ca")
+    files = store.create_signed_pair("user-ada", "ca")["files"]
+    pem = Path(files["cert"]).read_text()
+    certificates = Certificates(keyfile=Path(files["key"]).read_text(), certfile=pem, cafile="ca")
+    vault = Vault(broker.vault, configuration.keys_folder, "hub-bridge")
+    session = SessionId(new_session())
+    await seal(vault, session, HUB, {}, certificates)
+    tunneler = Vault(broker.vault, configuration.keys_folder, "tunneler")
+    proof: CertificateProof = await tunneler.open(session, HmacProof | CertificateProof)  # type: ignore[arg-type]
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    expected = x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
+    assert proof == CertificateProof(sha256=expected)
+    assert fingerprint("text before\n" + pem + pem) == expected
