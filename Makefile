@@ -36,7 +36,10 @@ test: lint  ## everything that needs no root and no Docker
 test-real: lint  ## the same plus what needs real servers and a browser
 	@$(PY) -m pytest -n auto --dist worksteal
 
+check: setup  ## start everything, use it as a user would, stop it, look for what is left
+	@$(VENV)/bin/farlab up --check
+
 bench: setup  ## the benchmarks, a line of JSON each
 	@$(PY) -m benchmarks.start_chain --json
 
-.PHONY: help setup lock up lint test test-real bench
+.PHONY: help setup lock up lint test test-real check bench

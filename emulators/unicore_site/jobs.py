@@ -91,6 +91,7 @@ class JobStore:
         self._load: dict[str, int] = dict.fromkeys(configuration.compute_nodes, 0)
         self._room = asyncio.Condition()
         self._next_batch_id = 1000
+        self._closing = False
         self.jobs: dict[str, Job] = {}
 
     def recover(self) -> None:
@@ -150,6 +151,7 @@ class JobStore:
 
     async def close(self) -> None:
         """Kills every process; jobs that ran are found again at the next start, and have failed."""
+        self._closing = True
         for process in list(self._processes.values()):
             await _kill(process)
         for task in list(self._tasks.values()):
@@ -227,6 +229,8 @@ class JobStore:
             self._processes.pop(job.id, None)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+        if self._closing:
+            return  # the node went down with the site: what is kept says that the job ran
         job.exit_code = code if code >= 0 else 128 - code
         self._end(job, "SUCCESSFUL" if code == 0 else "FAILED", why)
 

@@ -19,6 +19,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from services._runtime.errors import TransientError
+from services._runtime.tasks import end
 
 _log = structlog.get_logger("farlab.follower")
 
@@ -74,9 +75,7 @@ class Follower:
     async def close(self) -> None:
         """Stops following."""
         if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+            await end([self._keeper])
             self._keeper = None
             self._closed(self)
         await self._forget()

@@ -24,6 +24,7 @@ from services._runtime.service import stamp_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
 from services._runtime.systems import System
+from services._runtime.tasks import end
 from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up
 from services.accounts.entitlements import Refused, Rules, judge
 from services.accounts.ledger import Ledger
@@ -95,9 +96,7 @@ class AccountsApp:
     async def close(self) -> None:
         """Finishes what is in hand."""
         if self._reconciler is not None:
-            self._reconciler.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reconciler
+            await end([self._reconciler])
         await self.sessions.close()
         while self._subscriptions:
             await self._subscriptions.pop().close()

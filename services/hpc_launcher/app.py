@@ -25,6 +25,7 @@ from services._runtime.service import stamp_of, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
 from services._runtime.systems import System
+from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.hpc_launcher.act import Actor
 from services.hpc_launcher.chronicle import Chronicle
@@ -170,9 +171,7 @@ class LauncherApp:
     async def close(self) -> None:
         """Finishes what is in hand, lets the leases go."""
         await self.sessions.close()
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await end(self._background)
         for lease in self._leases.values():
             await lease.release()
         for site in self._sites.values():

@@ -48,12 +48,11 @@ async def arrive(sessions: Sessions, session: SessionId, answering: Answering) -
             raise SessionEndedError(state.end)
         if not isinstance(state, Reachable | Ready) or not await _answers(sessions, session, state.tunnel, answering):
             continue
-        if isinstance(sessions.state(session), Ready):
+        if isinstance(state, Ready):
             return state.tunnel
         ready = ServerReady(hub=state.request.hub, system=state.request.system, session=session)
         try:
-            if await sessions.record(ready):
-                return state.tunnel
+            await sessions.record(ready)
         except TransientError:
             await asyncio.sleep(AGAIN_SECONDS)  # the server is there: an event log that is away must not end it
 

@@ -17,9 +17,9 @@ import msgspec
 import structlog
 
 from schemas.access import AccessRecord
-from schemas.base import HubName, SessionId
+from schemas.base import HubName, SessionId, SystemName
 from schemas.lifecycle import Ended, NotStarted, Ready, SessionState
-from schemas.session import AnySessionEvent, TunnelReady
+from schemas.session import AnySessionEvent, StartRequested, StopRequested, TunnelReady
 from schemas.subjects import slug
 from services._runtime import connection
 from services._runtime.configuration import ConfigurationError
@@ -28,6 +28,7 @@ from services._runtime.identity import Stamp
 from services._runtime.log import Bucket, Log
 from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration, load
+from services._runtime.tasks import end
 from services._runtime.vault import KeyFileError, Vault
 from services.hub_bridge.offer import Offer, offer
 from services.hub_bridge.secrets import SERVICE, HubSecrets
@@ -82,6 +83,7 @@ class Bridge:
         self._connect = connect
         self._stamp: Stamp = stamp_of(configuration, SERVICE)
         self._spawners: dict[SessionId, Attached] = {}
+        self._disowned: set[SessionId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
         self._parts: tuple[Sessions, Vault, Bucket] | None = None
@@ -127,7 +129,8 @@ class Bridge:
 
     def title(self, system: str) -> str:
         """A system's name as people know it."""
-        return next((each.title for name, each in self.configuration.systems.items() if name == system), system)
+        known = self.configuration.systems.get(SystemName(system))
+        return system if known is None else known.title
 
     def attach(self, session: SessionId, spawner: Attached) -> None:
         """Tells `spawner` from now on what happens to the session."""
@@ -137,6 +140,19 @@ class Bridge:
         """The session's spawner is gone."""
         if session is not None:
             self._spawners.pop(session, None)
+
+    def disown(self, request: StartRequested) -> None:
+        """Nobody waits for this start any more, and whether it came into the log is not known: if it did, it stops."""
+        self.detach(request.session)
+        self._disowned.add(request.session)
+        self.begin(self._forget(request.session))
+
+    def seconds_left(self, session: SessionId) -> float:
+        """How long a session's start may still take; 0 after its deadline. Raises TransientError without a session."""
+        state = self.sessions.state(session)
+        if isinstance(state, NotStarted):
+            raise TransientError(f"the session {session} is not in the log")
+        return max((state.request.deadline - self.now()).total_seconds(), 0.0)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Lets work go on by itself; what goes wrong in it is logged."""
@@ -151,10 +167,7 @@ class Bridge:
 
     async def close(self) -> None:
         """Ends all work and the connection. The hub's own end does the same by cancelling every task."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks)
 
     async def _run(self) -> None:
         broker = await self._connected()
@@ -184,12 +197,21 @@ class Bridge:
 
     def _watch(self, event: AnySessionEvent, state: SessionState) -> None:
         spawner = self._spawners.get(event.session)
+        if isinstance(event, StartRequested) and event.session in self._disowned:
+            self.begin(self._withdraw(event))
         if isinstance(state, Ended):
             self.begin(self._forget(event.session))
             if spawner is not None:
                 self.begin(spawner.ended())
         elif isinstance(state, Ready) and isinstance(event, TunnelReady) and spawner is not None:
             self.begin(spawner.moved(event))
+
+    async def _withdraw(self, request: StartRequested) -> None:
+        reason = "The start was given up because the event log did not answer."
+        stop = StopRequested(
+            hub=self.hub, system=request.system, session=request.session, by=f"hub {self.hub}", reason=reason
+        )
+        await _until_it_works(lambda: self.sessions.record(stop))
 
     async def _forget(self, session: SessionId) -> None:
         await _until_it_works(lambda: self.vault.forget(session))
@@ -226,10 +248,11 @@ def _log_failure(task: asyncio.Task[None]) -> None:
         _log.error("work of the hub bridge failed", exc_info=error)
 
 
-async def _until_it_works(work: Callable[[], Awaitable[None]]) -> None:
+async def _until_it_works(work: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
-            return await work()
+            await work()
+            return
         except TransientError as error:
             _log.info("the event log does not answer; trying on", reason=error.reason)
         await asyncio.sleep(RETRY_SECONDS)

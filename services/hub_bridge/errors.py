@@ -57,3 +57,14 @@ class NotAnsweringError(StartError):
             reason="not-answering",
             status_code=504,
         )
+
+
+class TooLateError(StartError):
+    """The deadline of the start has passed and nobody ended the session."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server did not start before its deadline. Start it again, or choose a partition with a shorter queue.",
+            reason="expired",
+            status_code=504,
+        )

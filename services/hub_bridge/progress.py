@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -52,6 +52,15 @@ def message(event: AnySessionEvent, title: Callable[[str], str] = str) -> Messag
         said["failed"] = True
         said["html_message"] = str(failure_html(event))
     return said
+
+
+async def messages(story: AsyncIterator[AnySessionEvent], title: Callable[[str], str] = str) -> AsyncIterator[Message]:
+    """The messages of a session's events as they come; the progress never goes back."""
+    highest = 0
+    async for event in story:
+        said = message(event, title)
+        highest = said["progress"] = max(highest, said["progress"])
+        yield said
 
 
 def _said(event: AnySessionEvent, title: Callable[[str], str]) -> tuple[int, str]:

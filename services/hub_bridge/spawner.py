@@ -17,7 +17,7 @@ from jupyterhub.spawner import Spawner
 from traitlets import Unicode, default
 
 from schemas.base import SessionId
-from schemas.lifecycle import Ended, NotStarted
+from schemas.lifecycle import Ended, NotStarted, Ready
 from schemas.secrets import Certificates
 from schemas.session import StartRequested, StopRequested, TunnelReady
 from services._runtime.errors import PermanentError, TransientError
@@ -25,8 +25,8 @@ from services.hub_bridge import records
 from services.hub_bridge.arrival import answers, arrive, server_url
 from services.hub_bridge.bridge import Bridge
 from services.hub_bridge.choosing import choice_for, form_for, options_in, start_requested
-from services.hub_bridge.errors import LogAwayError, NotAnsweringError, SessionEndedError
-from services.hub_bridge.progress import message
+from services.hub_bridge.errors import LogAwayError, NotAnsweringError, SessionEndedError, TooLateError
+from services.hub_bridge.progress import messages
 from services.hub_bridge.secrets import HubSecrets, read_certificates, seal
 from services.hub_bridge.sessions import ENDING
 from services.hub_bridge.take_up import take_up
@@ -84,6 +84,11 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         """The hub's side of the event log, shared by all spawners."""
         return Bridge.of(self.user.settings, Path(self.farlab_config))
 
+    @property
+    def ready(self) -> bool:
+        """Whether the user can go in. JupyterHub alone takes a start that was just cancelled for a running server."""
+        return bool(super().ready and self._reached)
+
     # --- state -----------------------------------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, Any]:
@@ -116,7 +121,8 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         super().clear_state()
         if self._session is not None:
             self.bridge.detach(self._session)
-        self._session, self._session_known = None, asyncio.Event()
+        self._session = None
+        self._session_known.clear()
         self._token_row, self._kept_token, self._token_sought = None, "", False
         self._reached, self._requesting = False, None
 
@@ -128,9 +134,11 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
             await hook
 
     def start_polling(self) -> None:
-        """From here on JupyterHub has done its own about the token: the kept one is known again for the stop."""
+        """From here on JupyterHub has done its own about token and address: ours hold again."""
         if self._kept_token:
             self.api_token = self._kept_token
+        if self._session is not None and isinstance(state := self.bridge.sessions.state(self._session), Ready):
+            records.move_server(self, state.tunnel.host, state.tunnel.port)
         super().start_polling()
 
     async def move_certs(self, paths: dict[str, str]) -> dict[str, str]:
@@ -149,12 +157,12 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         try:
             await bridge.opened(bridge.settings.broker_seconds)
             session = await self._live_session() or await self._new_session()
-            deadline = self._request(session).deadline
-            remaining = (deadline - bridge.now()).total_seconds() + AFTER_DEADLINE_SECONDS
-            async with asyncio.timeout(max(remaining, AFTER_DEADLINE_SECONDS)):
+            async with asyncio.timeout(bridge.seconds_left(session) + AFTER_DEADLINE_SECONDS):
                 tunnel = await arrive(bridge.sessions, session, self._answers)
         except TransientError:
             raise LogAwayError from None
+        except TimeoutError:
+            raise TooLateError from None
         self._reached = True
         if self._kept_token:
             self.api_token = ""  # see records.keep_token: JupyterHub shall not re-use it in its own way
@@ -164,8 +172,8 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         """The live session of this server, with the token its job holds made valid again."""
         bridge = self.bridge
         while (session := bridge.sessions.live(self.user.name, self.name)) is not None:
-            self._known(session)
             if not isinstance(bridge.sessions.state(session), ENDING):
+                self._session = session  # from here on a cancelled start stops it
                 try:
                     kept = await bridge.vault.open(session, HubSecrets)
                 except PermanentError:
@@ -173,11 +181,11 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
                 else:
                     self._token_row = records.keep_token(self, kept.api_token)
                     self.api_token = self._kept_token = kept.api_token
+                    self._known(session)
                     records.save_state(self)
                     return session
             await bridge.sessions.wait_for(session, lambda state: isinstance(state, Ended))
-            self._session, self._session_known = None, asyncio.Event()
-            bridge.detach(session)
+            self._session = None
         return None
 
     async def _new_session(self) -> SessionId:
@@ -203,8 +211,7 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
             asked = not isinstance(bridge.sessions.state(request.session), NotStarted)
         if not asked:
             self._session = None
-            bridge.detach(request.session)
-            await bridge.vault.forget(request.session)
+            bridge.disown(request)
             raise TransientError("the start could not be asked for")
 
     async def _answers(self, tunnel: TunnelReady) -> None:
@@ -217,27 +224,18 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         self._session_known.set()
         self.bridge.attach(session, self)
 
-    def _request(self, session: SessionId) -> StartRequested:
-        state = self.bridge.sessions.state(session)
-        if isinstance(state, NotStarted):
-            raise TransientError("the session is not in the log")
-        return state.request
-
     # --- while it runs ---------------------------------------------------------------------------------------------
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """The session's events as messages, from the first on; any number of readers; never raises."""
         await self._session_known.wait()
-        session, highest = self._session, 0
-        if session is None:
+        if self._session is None:
             return
         try:
-            async for event in self.bridge.sessions.story(session):
-                said = message(event, self.bridge.title)
-                highest = said["progress"] = max(highest, said["progress"])
+            async for said in messages(self.bridge.sessions.story(self._session), self.bridge.title):
                 yield said
         except TransientError:
-            yield {"progress": highest, "message": "The event log does not answer; the start goes on."}
+            yield {"message": "The event log does not answer; the start goes on."}
 
     async def poll(self) -> int | None:
         """None while the session lives, by the log; waits for the log rather than take its silence for an end."""

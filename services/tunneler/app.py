@@ -24,6 +24,7 @@ from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
 from services._runtime.systems import SshReach, System
+from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
 from services.tunneler.port_forward import DirectWays, SshWays
@@ -130,10 +131,7 @@ class TunnelerApp:
     async def close(self) -> None:
         """Finishes what is in hand, gives up its leases and closes every way."""
         await self.sessions.close()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=5.0)
+        await end(self._tasks)
         for lease in (*self._hub_leases.values(), self._replica_lease):
             await lease.release()
         for ways in self._ways.values():

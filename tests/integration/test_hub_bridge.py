@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from schemas.lifecycle import Ended, Ready, Stopping, Submitted, Withdrawn
 from schemas.session import StopRequested
-from tests.services.hub_bridge.installation import PASSWORD, Hub, installation
+from tests.services.hub_bridge.installation import PASSWORD, Hub, installation, no_secret_is_left
 from tests.services.hub_bridge.others import REFUSED, Others
 
 pytestmark = pytest.mark.timeout(180)
@@ -28,7 +29,7 @@ async def test_starts_of_every_kind(tmp_path: Path) -> None:
         await _a_start_that_the_operator_stops(hub, others)
         await _a_job_that_ends_by_itself(hub, others)
         await _a_named_server_that_moves(hub, others)
-        assert await broker.vault.keys() == []
+        await no_secret_is_left(broker)
         assert "Traceback" not in hub.log_text()
 
 
@@ -117,8 +118,13 @@ async def _a_start_that_is_cancelled(hub: Hub, others: Others) -> None:
     others.queue.clear()
     await hub.start_server("ben")
     session = await others.until("ben", Submitted)
+    reader = asyncio.create_task(hub.progress("ben"))
+    await _first_messages(hub, "ben", 6)
     assert await hub.stop_server("ben") in (202, 204)
     await hub.until("ben", ready=False)
+    last = (await reader)[-1]
+    assert last["failed"]
+    assert not last.get("ready"), "a cancelled start never looks like one that succeeded"
     assert isinstance(others.state(session), Ended)
     assert "StopRequested" in others.names(session)
     others.queue.set()
@@ -218,3 +224,30 @@ async def _log_in(hub: Hub) -> None:
 
 def _cookie(hub: Hub) -> str:
     return next(cookie.value for cookie in hub.http.cookie_jar if cookie.key == "_xsrf")
+
+
+HOSTILE = "zoë $(id) ;&'<b>%s"
+LONG = "ø" * 200
+
+
+async def test_hostile_names(tmp_path: Path) -> None:
+    """Names of users and servers are data everywhere; one that fits nowhere is refused in one line."""
+    async with installation(tmp_path, [HOSTILE, LONG]) as (hub, others, broker):
+        await hub.start()
+        user = quote(HOSTILE)
+        status, answer = await hub.start_server(user, name="second")
+        assert status in (201, 202), answer
+        session = await others.until(HOSTILE, Ready, server_name="second")
+        await hub.until(user, "second")
+        assert (await hub.visit(user, "second"))["session"] == session
+        for name in ("..%2F..%2Fetc", "%24%28id%29", "x" * 200, "Ünï", "a%0Ab"):
+            status, answer = await hub.start_server(user, name=name)
+            assert status in (400, 404, 500), answer
+            assert "Traceback" not in str(answer)
+        status, answer = await hub.start_server(quote(LONG))
+        assert status == 400, answer
+        assert "use a shorter name" in answer["message"]
+        assert list(others.story) == [session]
+        assert await hub.stop_server(user, "second") in (202, 204)
+        await hub.until(user, "second", ready=False)
+        await no_secret_is_left(broker)

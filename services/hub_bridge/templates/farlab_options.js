@@ -50,7 +50,7 @@
       limits.default_runtime_minutes,
       `${limits.min_runtime_minutes} to ${limits.max_runtime_minutes} (${hours(limits.max_runtime_minutes)})`);
     limit("nodes", 1, limits.max_nodes, 1,
-      limits.max_nodes === 1 ? "one node" : `1 to ${limits.max_nodes}, ${limits.cores_per_node} cores each`);
+      limits.max_nodes === 1 ? "one node" : `1 to ${limits.max_nodes}, ${limits.cores_per_node} ${limits.cores_per_node === 1 ? "core" : "cores"} each`);
     show("gpus", limits.gpus_per_node > 0);
     const gpus = limits.gpus_per_node * Number(field("nodes").value || 1);
     limit("gpus", 0, gpus, 0, `0 to ${gpus}`);

@@ -29,7 +29,7 @@
     const time = document.createElement("time");
     const at = said.at ? new Date(said.at) : new Date();
     time.dateTime = at.toISOString();
-    time.textContent = at.toLocaleTimeString();
+    time.textContent = at.toLocaleTimeString([], { hourCycle: "h23" });
     const text = document.createElement("span");
     put(text, said);
     line.append(time, text);
@@ -49,9 +49,10 @@
 
   source.onmessage = (message) => {
     const said = JSON.parse(message.data);
+    if (cancelling && said.ready) return;
     if (said.progress !== undefined) advance(said.progress);
     put(now, said);
-    note(said);
+    if (said.at || said.failed) note(said);
     if (said.ready) {
       source.close();
       window.location.reload();

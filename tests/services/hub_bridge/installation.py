@@ -253,6 +253,13 @@ async def installation(
             await broker.close()
 
 
+async def no_secret_is_left(broker: Broker) -> None:
+    """Waits until the vault is empty: secrets go right after their session."""
+    async with asyncio.timeout(10):
+        while await broker.vault.keys():
+            await asyncio.sleep(0.02)
+
+
 def ids(prefix: str, count: int) -> Iterator[str]:
     """Names of users."""
     return (f"{prefix}{number}" for number in range(count))

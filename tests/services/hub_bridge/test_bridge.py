@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from schemas.base import HubName, SessionId
+from schemas.lifecycle import Withdrawn
 from schemas.secrets import CertificateProof, Certificates, HmacProof, JobSecrets
 from schemas.session import TunnelReady
 from services._runtime.errors import TransientError
@@ -19,7 +21,7 @@ from services.hub_bridge.secrets import HubSecrets, fingerprint, seal
 from tests.services.hub_bridge.installation import write_configuration
 from tests.services.hub_bridge.others import give_access
 from tests.services.hub_bridge.test_sessions import tell, up_to_tunnel
-from tests.support.samples import HUB, Story, new_session
+from tests.support.samples import HUB, NOW, Story, new_session
 
 
 class MemoryBroker:
@@ -164,3 +166,32 @@ async def test_under_internal_ssl_the_job_gets_its_certificate_and_the_tunneler_
     expected = x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
     assert proof == CertificateProof(sha256=expected)
     assert fingerprint("text before\n" + pem + pem) == expected
+
+
+async def test_a_start_that_was_given_up_and_shows_up_in_the_log_is_stopped(
+    configuration: Configuration, broker: MemoryBroker
+) -> None:
+    """The broker took the event, and its answer was lost: the user was told that nothing was started."""
+    bridge = await _bridge(configuration, broker)
+    story = Story()
+    bridge.disown(story.requested())
+    await tell(broker.log, story.requested())
+    state = await bridge.sessions.wait_for(story.session, lambda at: isinstance(at, Withdrawn))
+    assert isinstance(state, Withdrawn)
+    assert "did not answer" in state.stop.reason
+    await bridge.close()
+
+
+async def test_how_long_a_start_may_still_take(
+    configuration: Configuration, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = await _bridge(configuration, broker)
+    story = Story()
+    with pytest.raises(TransientError):
+        bridge.seconds_left(story.session)
+    await tell(broker.log, story.requested())
+    monkeypatch.setattr(bridge, "now", lambda: NOW)
+    assert bridge.seconds_left(story.session) == 24 * 3600
+    monkeypatch.setattr(bridge, "now", lambda: NOW + timedelta(days=3))
+    assert bridge.seconds_left(story.session) == 0
+    await bridge.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from schemas.session import (
     TunnelLost,
     Unknown,
 )
-from services.hub_bridge.progress import failure_html, message
+from services.hub_bridge.progress import failure_html, message, messages
 from tests.support.samples import HUB, SYSTEM, Story
 
 STORY = Story()
@@ -76,6 +77,14 @@ def test_each_event_has_its_message(event: AnySessionEvent, percent: int, text: 
 
 def test_the_table_knows_every_event() -> None:
     assert {type(event) for event, _, _ in TABLE} == set(get_args(AnySessionEvent))
+
+
+async def test_the_progress_never_goes_back() -> None:
+    async def story() -> AsyncIterator[AnySessionEvent]:
+        for event in (STORY.listening(), JobStatusChanged(job_status=Running(), **COMMON), STORY.tunnel()):
+            yield event
+
+    assert [said["progress"] async for said in messages(story())] == [85, 85, 92]
 
 
 def test_a_failure_tells_reason_remedy_and_the_logs() -> None:

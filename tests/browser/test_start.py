@@ -1,0 +1,104 @@
+"""A researcher in a real browser: log in, choose, start, watch, run a cell, stop; and cancel half-way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from tests.support.running import RunningFarlab, running_farlab
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(CHROMIUM is None and not os.environ.get("FARLAB_NO_SKIPS"), reason="chromium is not installed"),
+]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def farlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarlab]:
+    with running_farlab(Path(tmp_path_factory.mktemp("farlab")), queue_seconds=2.0) as running:
+        yield running
+
+
+@asynccontextmanager
+async def logged_in(farlab: RunningFarlab, user: str) -> AsyncIterator[Page]:
+    assert CHROMIUM is not None, "chromium is not installed"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = await browser.new_page()
+        page.set_default_timeout(60_000)
+        await page.goto(farlab.url)
+        await page.fill("input[name=username]", user)
+        await page.fill("input[name=password]", farlab.password)
+        await page.click("input[type=submit]")
+        await page.goto(f"{farlab.url}hub/spawn")
+        yield page
+        await browser.close()
+
+
+async def test_a_researcher_starts_uses_and_stops_jupyterlab(farlab: RunningFarlab) -> None:
+    async with logged_in(farlab, "ada") as page:
+        await page.select_option("select[name=account]", "lovelace1")
+        await page.select_option("select[name=project]", "zbridge")
+        assert await page.eval_on_selector_all("select[name=partition] option", "all => all.map(one => one.value)") == [
+            "devel"
+        ]
+        await page.fill("input[name=runtime_minutes]", "30")
+        await page.click("#spawn_form button[type=submit]")
+        await expect(page.get_by_text("The job is handed to the scheduler.").first).to_be_visible(timeout=30_000)
+        await page.wait_for_url("**/user/ada/lab**")
+        await page.locator(".jp-LauncherCard", has_text="Python 3").first.click()
+        await page.wait_for_selector(".jp-Notebook .cm-content")
+        await page.click(".jp-Notebook .cm-content")
+        await page.keyboard.type("print('it is', 6 * 7)")
+        await page.keyboard.press("Shift+Enter")
+        await expect(page.locator(".jp-OutputArea-output").first).to_contain_text("it is 42", timeout=60_000)
+
+        await page.goto(f"{farlab.url}hub/home")
+        await page.click("#stop")
+        await expect(page.locator("#start")).to_have_text(re.compile("Start My Server"), timeout=60_000)
+    rows = [row for row in await asyncio.to_thread(farlab.farlab, "sessions") if row["user"] == "ada"]
+    assert [(row["state"], row["outcome"]) for row in rows] == [("ended", "stopped")]
+
+
+async def test_a_start_is_cancelled_on_its_page(farlab: RunningFarlab) -> None:
+    async with logged_in(farlab, "ben") as page:
+        await page.click("#spawn_form button[type=submit]")
+        await expect(page.get_by_text("The job exists at Demo HPC.").first).to_be_visible(timeout=30_000)
+        await page.get_by_role("button", name="Cancel").click()
+        async with asyncio.timeout(60):
+            while True:
+                rows = [row for row in await asyncio.to_thread(farlab.farlab, "sessions") if row["user"] == "ben"]
+                if rows and rows[-1]["state"] == "ended":
+                    break
+                await asyncio.sleep(0.2)
+        assert rows[-1]["outcome"] == "stopped"
+
+
+async def test_a_start_that_cannot_be_says_why_on_the_page(farlab: RunningFarlab) -> None:
+    async with logged_in(farlab, "ben") as page:
+        await page.evaluate("document.querySelector('input[name=runtime_minutes]').removeAttribute('max')")
+        await page.fill("input[name=runtime_minutes]", "99999")
+        await page.evaluate("document.querySelector('#spawn_form').noValidate = true")
+        await page.click("#spawn_form button[type=submit]")
+        await expect(page.locator("body")).to_contain_text("runtime_minutes", timeout=30_000)
+        text = await page.inner_text("body")
+        assert "Traceback" not in text
+        assert "choose between 1 and 1440" in text

@@ -1,0 +1,120 @@
+"""`farlab up` as a newcomer runs it: the whole system, its own check, a killed hub, Ctrl-C and a second start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from services.operator_cli.probe import Hub
+from services.operator_cli.up import left_over
+from tests.support.running import ROOT, RunningFarlab, running_farlab
+
+pytestmark = pytest.mark.timeout(300)
+OPTIONS = {
+    "system": "demo-hpc",
+    "account": "lovelace1",
+    "project": "ztrain",
+    "partition": "batch",
+    "runtime_minutes": 10,
+}
+
+
+def test_the_check_starts_uses_and_stops_everything(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "services.operator_cli", "up", "--check", "--json"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["ok"]
+    assert [system["system"] for system in report["systems"]] == ["demo-hpc"]
+    assert any("reached only from 127.30.0.2" in phase["detail"] for phase in report["systems"][0]["phases"])
+    assert list(left_over(tmp_path)) == []
+
+
+async def _jobs(farlab: RunningFarlab, http: aiohttp.ClientSession) -> list[dict[str, Any]]:
+    told = json.loads((farlab.state / "sites" / "demo-hpc" / "site" / "ports.json").read_text())
+    context = ssl.create_default_context(cafile=told["ca"])
+    async with http.get(f"{told['origin']}/emulator/jobs", ssl=context) as answer:
+        jobs: list[dict[str, Any]] = (await answer.json())["jobs"]
+    return jobs
+
+
+async def _until(hub: Hub, wanted: dict[str, bool], seconds: float = 90) -> None:
+    """Until each of ada's servers is ready, or has been taken off, as wanted."""
+    async with asyncio.timeout(seconds):
+        while True:
+            servers = (await hub.call("GET", "hub/api/users/ada")).get("servers") or {}
+            if all((name in servers and servers[name]["ready"]) == ready for name, ready in wanted.items()):
+                return
+            await asyncio.sleep(0.1)
+
+
+async def test_a_killed_hub_costs_nobody_a_server_and_makes_no_second_job(tmp_path: Path) -> None:
+    running, queued = ["runs-1", "runs-2"], ["waits-1", "waits-2"]
+    with running_farlab(tmp_path, queue_seconds=8.0) as farlab:
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+            hub = Hub(farlab.url, farlab.token, http)
+            for name in running:
+                await hub.call("POST", f"hub/api/users/ada/servers/{name}", {"user_options": OPTIONS}, (201, 202))
+            await _until(hub, dict.fromkeys(running, True))
+            for name in queued:
+                await hub.call("POST", f"hub/api/users/ada/servers/{name}", {"user_options": OPTIONS}, (201, 202))
+            async with asyncio.timeout(30):
+                while len(before := await _jobs(farlab, http)) < 4:
+                    await asyncio.sleep(0.05)
+            os.kill(farlab.pid_of("-m jupyterhub -f"), signal.SIGKILL)
+            async with asyncio.timeout(60):
+                while not await _answers(http, farlab.url):
+                    await asyncio.sleep(0.1)
+            await _until(hub, dict.fromkeys(running + queued, True))
+            after = await _jobs(farlab, http)
+            assert {job["id"] for job in after} == {job["id"] for job in before}
+            for name in running + queued:
+                assert (await hub.call("GET", f"user/ada/{name}/api/status"))["kernels"] == 0
+            for name in running + queued:
+                await hub.call("DELETE", f"hub/api/users/ada/servers/{name}", None, (202, 204))
+            await _until(hub, dict.fromkeys(running + queued, False))
+            async with asyncio.timeout(30):
+                while await _jobs(farlab, http):
+                    await asyncio.sleep(0.1)
+        rows = await asyncio.to_thread(farlab.farlab, "sessions")
+        assert sorted(row["server_name"] for row in rows) == running + queued
+        assert {row["outcome"] for row in rows} == {"stopped"}
+
+
+async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with http.get(f"{url}hub/health") as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+async def test_ctrl_c_leaves_no_process_and_a_second_start_finds_its_sessions(tmp_path: Path) -> None:
+    with running_farlab(tmp_path) as farlab:
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+            hub = Hub(farlab.url, farlab.token, http)
+            await hub.call("POST", "hub/api/users/ada/servers/one", {"user_options": OPTIONS}, (201, 202))
+            await _until(hub, {"one": True})
+        said = await asyncio.to_thread(farlab.stop, signal.SIGINT)
+        assert "Stopped." in said
+        assert "Traceback" not in said
+        assert list(left_over(farlab.state)) == []
+
+        await asyncio.to_thread(farlab.start)
+        async with asyncio.timeout(60):
+            while (rows := await asyncio.to_thread(farlab.farlab, "sessions"))[0]["state"] != "ended":
+                await asyncio.sleep(0.2)
+        assert [(row["server_name"], row["user"]) for row in rows] == [("one", "ada")]
+        assert rows[0]["outcome"] in ("failed", "lost")
+        assert "node was lost" in rows[0]["reason"]
