@@ -31,10 +31,10 @@ lint: setup  ## ruff, types, import contracts
 	@PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
 
 test: lint  ## everything that needs no root and no Docker
-	@$(PY) -m pytest -n auto --dist worksteal -m "not real"
+	@$(PY) -m pytest -n auto --dist loadgroup -m "not real"
 
 test-real: lint  ## the same plus what needs real servers and a browser
-	@$(PY) -m pytest -n auto --dist worksteal
+	@$(PY) -m pytest -n auto --dist loadgroup
 
 check: setup  ## start everything, use it as a user would, stop it, look for what is left
 	@$(VENV)/bin/farlab up --check
