@@ -40,12 +40,12 @@ class Installation:
     async def start(self) -> None:
         """Starts everything in order. Raises NotReadyError or ConfigurationError; then `stop` cleans up."""
         self._state.make_keys()
-        ports = self.ports = self._state.ports(self._source.systems, self._public_port)
+        ports = self.ports = self._state.ports(list(self._source.systems), self._public_port)
         await self._start_broker(ports)
         sites = await self._start_sites(ports)
         self.configuration = self._state.write_configuration(self._source, ports, sites, self._hub_bridge(ports))
         await self._apply_topology()
-        await self.supervisor.start_all([self._service(name, ports) for name in SERVICES])
+        await asyncio.gather(*[self._start_service(name, ports) for name in SERVICES])
         await self._start_proxy(ports)
         await self._start_hub(ports)
 
@@ -56,20 +56,29 @@ class Installation:
     async def _start_broker(self, ports: Ports) -> None:
         file = self._state.write_nats_configuration(self._source, ports)
         command = [str(Path(sys.executable).parent / "nats-server"), "-c", str(file)]
-        await self.supervisor.start_saying(Child(name="nats", command=command, ready=_listens(ports.nats)))
+        await self._run(Child(name="nats", command=command, ready=_listens(ports.nats)))
 
-    async def _start_sites(self, ports: Ports) -> dict[str, EmulatedSite]:
-        sites: dict[str, EmulatedSite] = {}
-        children = []
-        for name, files in write_emulators(self._state.path, self._source, ports).items():
-            sites[name] = EmulatedSite(files.parent)
-            for part, module in EMULATORS:
-                if (file := files.with_name(f"{part}.toml")).exists():
-                    told = sites[name].told(part)
-                    told.unlink(missing_ok=True)
-                    command = [sys.executable, "-m", module, "--config", str(file)]
-                    children.append(Child(name=f"{name}-{part}", command=command, ready=_exists(told)))
-        await self.supervisor.start_all(children)
+    async def _start_sites(self, ports: Ports) -> dict[str, dict[str, str]]:
+        sites: dict[str, dict[str, str]] = {}
+        for name, (login_file, site_file) in self._state.write_emulators(self._source, ports).items():
+            said: dict[str, dict[str, str]] = {}
+            for part, module, file in (
+                ("login", "emulators.login_node", login_file),
+                ("site", "emulators.unicore_site", site_file),
+            ):
+                told = file.parent / part / "ports.json"
+                told.unlink(missing_ok=True)
+                command = [sys.executable, "-m", module, "--config", str(file)]
+                child = Child(name=f"{name}-{part}", command=command, ready=_exists(told))
+                await self._run(child)
+                said[part] = read_ports(told)
+            sites[name] = {
+                "base_url": said["site"]["base_url"],
+                "origin": said["site"]["origin"],
+                "ca": said["site"]["ca"],
+                "login_node": f"{said['login']['host']}:{said['login']['port']}",
+                "known_hosts": str(login_file.parent / "login" / "known_hosts"),
+            }
         return sites
 
     async def _apply_topology(self) -> None:
@@ -79,14 +88,14 @@ class Installation:
         finally:
             await broker.close()
 
-    def _service(self, name: str, ports: Ports) -> Child:
+    async def _start_service(self, name: str, ports: Ports) -> None:
         port_file = self._state.path / f"{name}.port"
         port_file.unlink(missing_ok=True)
         command = [
             *(sys.executable, "-m", f"services.{name}", "--config", str(self._state.configuration_file)),
             *("--port", str(ports.launcher if name == "hpc_launcher" else 0), "--port-file", str(port_file)),
         ]
-        return Child(name=name, command=command, ready=_ready_at(port_file))
+        await self._run(Child(name=name, command=command, ready=_ready_at(port_file)))
 
     async def _start_proxy(self, ports: Ports) -> None:
         """The proxy is a process of its own, so that a hub that restarts disturbs nobody."""
@@ -97,14 +106,14 @@ class Installation:
             *("--error-target", f"http://127.0.0.1:{ports.hub_api}/hub/error"),
         ]
         environment = {"CONFIGPROXY_AUTH_TOKEN": self._state.secret("proxy.token")}
-        await self.supervisor.start_saying(Child(name="proxy", command=command, ready=_listens(ports.proxy_api), environment=environment))
+        await self._run(Child(name="proxy", command=command, ready=_listens(ports.proxy_api), environment=environment))
 
     async def _start_hub(self, ports: Ports) -> None:
         config = Path(services.hub_bridge.__file__).with_name("jupyterhub_config.py")
         command = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
         environment = {"FARLAB_CONFIG": str(self._state.configuration_file)}
         ready = _answers(f"http://127.0.0.1:{ports.hub}/hub/health")
-        await self.supervisor.start_saying(Child(name="hub", command=command, ready=ready, environment=environment))
+        await self._run(Child(name="hub", command=command, ready=ready, environment=environment))
 
     def _hub_bridge(self, ports: Ports) -> dict[str, object]:
         for secret in ("password", "proxy.token", "operator.token"):
@@ -120,6 +129,11 @@ class Installation:
             "password_file": "password",
             "service_token_file": "operator.token",
         }
+
+    async def _run(self, child: Child) -> None:
+        self._say(child.name, "starting")
+        seconds = await self.supervisor.start(child)
+        self._say(child.name, f"ready in {seconds:.1f} s")
 
 
 def _listens(port: int) -> Ready:
