@@ -78,20 +78,16 @@ async def connect(configuration: Configuration, service: str) -> Broker:
         options["nkeys_seed_str"] = read_secret_file(seed).decode().strip()
     if settings.ca_file:
         options["tls"] = _tls(configuration.file.parent / settings.ca_file)
-    begun = asyncio.get_running_loop().time()
-    while True:
-        try:
+    try:
+        async with asyncio.timeout(settings.connect_seconds):  # until then nats-py tries again and again by itself
             client = await nats.connect(settings.servers, allow_reconnect=True, **options)
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            if asyncio.get_running_loop().time() - begun > settings.connect_seconds:
-                raise TransientError(
-                    f"no NATS server answers at {', '.join(settings.servers)} ({error!r}); is it running?"
-                ) from error
-            await asyncio.sleep(RECONNECT_SECONDS)
-            continue
-        broker = Broker(configuration, client)
-        brokers.append(broker)
-        return broker
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        raise TransientError(
+            f"no NATS server answers at {', '.join(settings.servers)} and takes the key of {service}; is it running?"
+        ) from error
+    broker = Broker(configuration, client)
+    brokers.append(broker)
+    return broker
 
 
 def _tls(ca_file: Path) -> ssl.SSLContext:
