@@ -118,3 +118,40 @@ async def test_ctrl_c_leaves_no_process_and_a_second_start_finds_its_sessions(tm
         assert [(row["server_name"], row["user"]) for row in rows] == [("one", "ada")]
         assert rows[0]["outcome"] in ("failed", "lost")
         assert "node was lost" in rows[0]["reason"]
+
+
+async def test_an_operator_starts_reads_and_stops_from_the_command_line(tmp_path: Path) -> None:
+    with running_farlab(tmp_path) as farlab:
+        start = ["start", "ben", "--system", "demo-hpc", "--account", "johnson1", "--project", "ztrain"]
+        start += ["--partition", "devel", "--runtime", "10", "--hub", farlab.url]
+        start += ["--token-file", str(farlab.state / "operator.token")]
+        assert "started for ben" in await asyncio.to_thread(_farlab, farlab, *start)
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+            hub = Hub(farlab.url, farlab.token, http)
+            async with asyncio.timeout(90):
+                while (
+                    not ((await hub.call("GET", "hub/api/users/ben")).get("servers") or {"": {}})
+                    .get("", {})
+                    .get("ready")
+                ):
+                    await asyncio.sleep(0.1)
+        told = await asyncio.to_thread(_farlab, farlab, "events", "--type", "server-ready")
+        assert told.count("server-ready") == 1
+        assert "its stop is requested" in await asyncio.to_thread(
+            _farlab, farlab, "stop", "ben/", "--reason", "maintenance at noon"
+        )
+        async with asyncio.timeout(60):
+            while (steps := await asyncio.to_thread(farlab.farlab, "timeline", "ben/"))[-1]["state"] != "ended":
+                await asyncio.sleep(0.2)
+        assert "maintenance at noon" in steps[-1]["details"]["reason"]
+        refused = await asyncio.to_thread(_farlab, farlab, *[word.replace("devel", "nosuch") for word in start], code=2)
+        assert "partition" in refused
+        assert "Traceback" not in refused
+
+
+def _farlab(farlab: RunningFarlab, *words: str, code: int = 0) -> str:
+    environment = {**os.environ, "FARLAB_CONFIG": str(farlab.state / "farlab.toml"), "COLUMNS": "300"}
+    command = [sys.executable, "-m", "services.operator_cli", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
