@@ -27,6 +27,7 @@ from schemas.session import (
     JobCreated,
     LogTail,
     Outcome,
+    ProgressReported,
     SessionEnded,
     SessionEvent,
     StartAdmitted,
@@ -90,7 +91,8 @@ def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Pe
     """The steps for a state. The event matters only where it tells of a second job, or where nothing is left to do."""
     match state:
         case Admitted(request=request, admission=admission):
-            return [Perform(CreateJob(request, admission))]
+            waits = isinstance(event, ProgressReported)  # our own word on why the job is not there yet
+            return [] if waits else [Perform(CreateJob(request, admission))]
         case Created(request=request, admission=admission, job=job):
             return _stray(request, admission, job, event) or [Perform(SubmitJob(request, admission, job))]
         case Cancelling(request=request, admission=admission, stop=stop):

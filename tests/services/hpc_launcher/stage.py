@@ -149,6 +149,12 @@ class Stage:
             type(each.message).__name__ for each in await self.log.history("SESSIONS", SUBJECTS.session(story.session))
         ]
 
+    async def said(self, story: Story, event: str) -> None:
+        """Waits until the session has an event of this name."""
+        async with asyncio.timeout(SECONDS):
+            while event not in await self.events(story):
+                await asyncio.sleep(0)
+
     async def until(self, story: Story, state: type[SessionState]) -> SessionState:
         """Waits until the session is in a state."""
         reached = asyncio.Event()

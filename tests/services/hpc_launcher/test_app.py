@@ -102,7 +102,8 @@ async def test_a_lost_answer_makes_no_second_job(tmp_path: Path) -> None:
         await stage.admit(story)
         await stage.log.settled()
         assert len(site.store.jobs) == 1
-        assert await stage.events(story) == ["StartRequested", "StartAdmitted"]
+        await stage.said(story, "ProgressReported")
+        assert await stage.events(story) == ["StartRequested", "StartAdmitted", "ProgressReported"]
         stage.log.redeliver("hpc-launcher")
         await stage.until(story, Listening)
         assert len(site.store.jobs) == 1
@@ -209,8 +210,8 @@ async def test_a_site_that_takes_no_jobs_is_waited_for_until_the_deadline(tmp_pa
         site.faults.planned.append(Fault(kind="submission-disabled", method="POST", path=JOBS, times=100))
         story = Story()
         await stage.admit(story)
-        await stage.log.settled()
-        assert await stage.events(story) == ["StartRequested", "StartAdmitted"]
+        await stage.said(story, "ProgressReported")
+        assert await stage.events(story) == ["StartRequested", "StartAdmitted", "ProgressReported"]
         late = True
         stage.log.redeliver("hpc-launcher")
         end = await end_of(stage, story)
