@@ -7,15 +7,17 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-import nats
 import nats.errors
+import nkeys
 import structlog
+from nats.aio.client import Client
 
 from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import TransientError
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
-from services._runtime.settings import Configuration
-from services._runtime.vault import read_secret_file
+from services._runtime.settings import Configuration, Nats
+from services._runtime.tasks import end
+from services._runtime.vault import KeyFileError, read_secret_file
 
 _log = structlog.get_logger("farlab.connection")
 
@@ -45,9 +47,14 @@ class Broker:
 
 
 async def connect(configuration: Configuration, service: str) -> Broker:
-    """Connects as a service. Raises TransientError when no server answers, ConfigurationError for bad keys."""
+    """Connects as a service.
+
+    Raises TransientError when no server lets it in within `connect_seconds`, KeyFileError for a bad nkey and
+    ConfigurationError for a bad CA file.
+    """
     settings = configuration.shared.nats
     brokers: list[Broker] = []
+    troubles: list[Exception] = []
 
     async def reconnected() -> None:
         _log.info("connected to the event log again")
@@ -59,6 +66,7 @@ async def connect(configuration: Configuration, service: str) -> Broker:
             _log.warning("connection to the event log lost")
 
     async def trouble(error: Exception) -> None:
+        troubles[:] = [error]
         _log.debug("broker", error=repr(error))
 
     options: dict[str, Any] = {
@@ -74,20 +82,50 @@ async def connect(configuration: Configuration, service: str) -> Broker:
         "pending_size": 16 * 1024 * 1024,
     }
     if settings.nkeys_folder:
-        seed = configuration.file.parent / settings.nkeys_folder / f"{service}.nk"
-        options["nkeys_seed_str"] = read_secret_file(seed).decode().strip()
+        options["nkeys_seed_str"] = _seed(configuration.file.parent / settings.nkeys_folder / f"{service}.nk")
     if settings.ca_file:
         options["tls"] = _tls(configuration.file.parent / settings.ca_file)
-    try:
-        async with asyncio.timeout(settings.connect_seconds):  # until then nats-py tries again and again by itself
-            client = await nats.connect(settings.servers, allow_reconnect=True, **options)
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise TransientError(
-            f"no NATS server answers at {', '.join(settings.servers)} and takes the key of {service}; is it running?"
-        ) from error
+    client = await _connected(settings, service, options, troubles)
     broker = Broker(configuration, client)
     brokers.append(broker)
     return broker
+
+
+async def _connected(settings: Nats, service: str, options: dict[str, Any], troubles: list[Exception]) -> Client:
+    """A connected client. nats-py itself tries for ever where it shall reconnect for ever, so the limit is ours."""
+    client = Client()
+    connecting = asyncio.create_task(client.connect(settings.servers, allow_reconnect=True, **options))
+    try:
+        await asyncio.wait({connecting}, timeout=settings.connect_seconds)
+        await end([connecting])
+        if not connecting.cancelled():
+            connecting.result()
+            return client
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        troubles[:] = [error]
+    except BaseException:
+        await end([connecting])
+        await client.close()
+        raise
+    await client.close()
+    servers = ", ".join(settings.servers)
+    last = troubles[0] if troubles else None
+    if "authorization" in str(last).lower():
+        raise TransientError(
+            f"the NATS server at {servers} does not let {service} in; does it know its nkey?"
+        ) from last
+    raise TransientError(f"no NATS server answers at {servers} ({last!r}); is it running?") from last
+
+
+def _seed(file: Path) -> str:
+    content = read_secret_file(file).strip()
+    try:
+        nkeys.from_seed(bytearray(content)).wipe()
+        return content.decode()
+    except (nkeys.NkeysError, ValueError):
+        raise KeyFileError(
+            f"{file}: not the seed of an nkey; put that of a NATS user there (it begins with SU)"
+        ) from None
 
 
 def _tls(ca_file: Path) -> ssl.SSLContext:

@@ -113,3 +113,10 @@ def test_the_asyncapi_document_names_every_message_and_every_reference_leads_som
         assert all(name in TYPES for name in channel["messages"])
         assert all("{" + name + "}" in channel["address"] for name in channel["parameters"])
     msgspec.json.encode(document)
+
+
+def test_the_page_of_the_document_is_what_the_schemas_say() -> None:
+    page = (publication.FOLDER.parents[1] / "docs" / "reference" / "asyncapi.json").read_bytes()
+    assert json.loads(page) == json.loads(msgspec.json.encode(asyncapi.document())), (
+        "stale: python -m schemas.asyncapi > docs/reference/asyncapi.json"
+    )
