@@ -229,23 +229,27 @@ class MemoryBucket:
     async def put(self, key: str, value: bytes) -> int:
         """See `log.Bucket.put`."""
         await asyncio.sleep(0)
-        self._revision += 1
-        self._values[key] = (value, self._revision)
-        return self._revision
+        return self._write(key, value)
 
     async def create(self, key: str, value: bytes) -> int:
         """See `log.Bucket.create`."""
         await asyncio.sleep(0)
         if key in self._values:
             raise KeyTakenError(key)
-        return await self.put(key, value)
+        return self._write(key, value)
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
         """See `log.Bucket.update`."""
         await asyncio.sleep(0)
         if key not in self._values or self._values[key][1] != revision:
             raise KeyTakenError(key)
-        return await self.put(key, value)
+        return self._write(key, value)
+
+    def _write(self, key: str, value: bytes) -> int:
+        """Without giving way, so that nobody comes between a check and its write."""
+        self._revision += 1
+        self._values[key] = (value, self._revision)
+        return self._revision
 
     async def delete(self, key: str) -> None:
         """See `log.Bucket.delete`."""

@@ -84,27 +84,52 @@ def main(service: str, build: Build, arguments: Sequence[str] | None = None) -> 
 
 
 async def _run(service: str, configuration: Configuration, build: Build, options: argparse.Namespace) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    stopping, ready = asyncio.Event(), asyncio.Event()
+    serving = asyncio.create_task(_serve(service, configuration, build, options, stopping, ready))
+
+    def stop() -> None:
+        if not stopping.is_set() and not ready.is_set():
+            serving.cancel()  # whatever it waits for, such as a broker, is not wanted any more
+        stopping.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(name, stop)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not stopping.is_set():
+            raise
+        _log.info("stopped before it was ready")
+
+
+async def _serve(
+    service: str,
+    configuration: Configuration,
+    build: Build,
+    options: argparse.Namespace,
+    stopping: asyncio.Event,
+    ready: asyncio.Event,
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         broker = await connect(configuration, service)
         stack.push_async_callback(broker.close)
         app = build(configuration, broker)
-        starting = True
 
         def problems() -> Sequence[str]:
-            if starting:
+            if not ready.is_set():
                 return ["starting"]
             return [*([] if broker.connected else ["the event log does not answer"]), *app.problems()]
 
         server = HttpServer(problems, host=options.host, port=options.port, routes=app.routes())
-        await server.start()
+        try:
+            await server.start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigurationError(f"--host {options.host} --port {options.port}: {reason}; name another") from None
         stack.push_async_callback(server.close)
         stack.push_async_callback(_within, app.close, 15.0)
         await app.start()
-        starting = False
+        ready.set()
         if options.port_file:
             temporary = options.port_file.with_suffix(".new")
             temporary.write_text(str(server.port))

@@ -105,7 +105,6 @@ class Emulated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     login_node: str
     compute_nodes: list[str]
     queue_seconds: float = 1.0
-    accounts: list[str] = []
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -53,6 +53,7 @@ c.JupyterHub.tornado_settings = {
     "slow_spawn_timeout": 1
 }  # refusals are known by then; the progress page tells the rest
 c.JupyterHub.init_spawners_timeout = 5
+c.JupyterHub.last_activity_interval = 15  # as often are the proxy's routes checked: what a restarted proxy lacks
 c.Spawner.consecutive_failure_limit = 0  # a site that is down is no reason for the hub to exit
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.named_server_limit_per_user = settings.servers_per_user

@@ -21,7 +21,7 @@ from services._runtime.vault import write_secret_file
 SERVICES = ("hub-bridge", "accounts", "hpc-launcher", "tunneler", "operator-cli")
 
 SESSION_EVENTS = {
-    "hub-bridge": ("start-requested", "server-ready", "stop-requested", "session-ended"),
+    "hub-bridge": ("start-requested", "server-ready", "stop-requested"),
     "accounts": ("start-waiting", "start-admitted", "start-rejected", "session-ended"),
     "hpc-launcher": (
         "job-created",

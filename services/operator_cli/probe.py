@@ -83,7 +83,7 @@ class Hub:
         async with self._http.request(method, self.url + path, json=body, headers=self._headers) as answer:
             text = await answer.text()
             if answer.status not in expected:
-                raise ProbeError(f"{method} /{path} answered {answer.status}: {text[:300]}")
+                raise ProbeError(f"{method} /{path} answered {answer.status}: {_words(text, answer.reason)}")
             try:
                 return json.loads(text) if text else None
             except ValueError:
@@ -103,6 +103,14 @@ class Hub:
         """A websocket through the proxy."""
         async with self._http.ws_connect(self.url + path, headers=self._headers) as socket:
             yield socket
+
+
+def _words(text: str, reason: str | None) -> str:
+    """What an answer says to people: the hub's message, or the status' own words in place of a page."""
+    try:
+        return str(json.loads(text)["message"])[:300]
+    except (ValueError, KeyError, TypeError):
+        return (reason or "no reason given") if text.lstrip().startswith("<") else text[:300]
 
 
 def places(user: Mapping[str, Any], systems: Mapping[SystemName, System]) -> dict[str, dict[str, Any]]:

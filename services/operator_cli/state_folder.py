@@ -52,13 +52,14 @@ class StateFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Raises ConfigurationError when another `farlab up` uses the folder."""
-        with (self.path / "lock").open("w") as file:
+        with (self.path / "lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigurationError(
                     f"{self.path}: another `farlab up` uses this folder; stop it, or name another with --state"
                 ) from None
+            file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield

@@ -64,7 +64,7 @@ async def test_of_several_brokers_one_that_answers_is_enough(tmp_path: Path) -> 
         await broker.close()
 
 
-@pytest.mark.parametrize("seed", [b"", b"garbage", b"SU" + b"A" * 56, b"\xff\xfe"])
+@pytest.mark.parametrize("seed", [b"", b"garbage", b"SUAAAA", b"\xff\xfe"])
 async def test_a_seed_that_is_none_is_a_key_file_error_that_does_not_show_it(tmp_path: Path, seed: bytes) -> None:
     write_secret_file(tmp_path / "accounts.nk", seed)
     with pytest.raises(KeyFileError, match=r"accounts\.nk: not the seed of an nkey") as refused:
