@@ -9,12 +9,12 @@ import msgspec
 
 from schemas.access import AccessChanged
 from schemas.base import Message, event_name, message_type
-from schemas.publication import sample_of, schema_of
+from schemas.publication import ALWAYS, sample_of
 from schemas.quota import QuotaUpdated
 from schemas.session import SessionEvent
 from schemas.subjects import Subjects
 from schemas.system import SystemEvent
-from schemas.wire import CURRENT
+from schemas.wire import CURRENT, cloudevents_headers
 
 SENDERS = {
     "hub-bridge": ("start-requested", "server-ready", "stop-requested"),
@@ -26,7 +26,7 @@ SENDERS = {
         "quota-updated",
         "access-changed",
     ),
-    "launcher": (
+    "hpc-launcher": (
         "job-created",
         "job-submitted",
         "job-status-changed",
@@ -36,24 +36,37 @@ SENDERS = {
         "session-ended",
     ),
     "tunneler": ("tunnel-ready", "tunnel-lost", "stop-requested"),
-    "operator": ("stop-requested", "system-announced", "system-drained", "system-resumed"),
+    "operator-cli": (
+        "stop-requested",
+        "system-announced",
+        "system-drained",
+        "system-resumed",
+        "system-down",
+        "system-up",
+    ),
 }
 """Who may append what (docs/architecture/events.md); the broker's permissions say the same."""
+
+READERS = {
+    "hub-bridge": tuple(event_name(each) for each in CURRENT if issubclass(each, SessionEvent)),
+    "accounts": (
+        "start-requested",
+        "start-rejected",
+        "stop-requested",
+        "session-ended",
+        "system-drained",
+        "system-resumed",
+    ),
+    "hpc-launcher": ("start-admitted", "stop-requested", "session-ended"),
+    "tunneler": ("server-listening", "tunnel-lost"),
+}
+"""What makes a service act; every service also follows whole sessions to know their state."""
+
+_SCHEMAS = "#/components/schemas/{name}"
 
 
 def document() -> dict[str, Any]:
     """The whole document, in a stable order."""
-    messages = {message_type(each): _message(each) for each in CURRENT}
-    channels = {event_name(each): _channel(each) for each in CURRENT}
-    operations = {
-        f"{sender}.{name}": {
-            "action": "send",
-            "channel": {"$ref": f"#/channels/{name}"},
-            "summary": f"The {sender} appends {name}.",
-        }
-        for sender, names in SENDERS.items()
-        for name in names
-    }
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -62,40 +75,93 @@ def document() -> dict[str, Any]:
             "description": "The log of events by which the parts of Farlab cooperate, on NATS JetStream.",
         },
         "defaultContentType": "application/json",
-        "channels": channels,
-        "operations": operations,
-        "components": {"messages": messages},
+        "channels": {event_name(each): _channel(each) for each in CURRENT},
+        "operations": _operations("send", "appends", SENDERS) | _operations("receive", "acts on", READERS),
+        "components": {
+            "messages": {message_type(each): _message(each) for each in CURRENT},
+            "schemas": _schemas(),
+        },
+    }
+
+
+def _operations(action: str, verb: str, services: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    return {
+        f"{service}.{action}.{name}": {
+            "action": action,
+            "channel": {"$ref": f"#/channels/{name}"},
+            "summary": f"The {service} {verb} {name}.",
+        }
+        for service, names in services.items()
+        for name in names
     }
 
 
 def _channel(message: type[Message]) -> dict[str, Any]:
-    root = Subjects().root
     name = event_name(message)
-    if issubclass(message, SessionEvent):
-        address, parameters = f"{root}.session.{{hub}}.{{system}}.{{session}}.{name}", ("hub", "system", "session")
-    elif issubclass(message, SystemEvent):
-        address, parameters = f"{root}.system.{{system}}.{name}", ("system",)  # type: ignore[assignment]
-    elif message is QuotaUpdated:
-        address, parameters = f"{root}.quota.{{vo}}.{{system}}.{{resource}}.{name}", ("vo", "system", "resource")
-    elif message is AccessChanged:
-        address, parameters = f"{root}.access.{{user}}.{name}", ("user",)  # type: ignore[assignment]
-    else:
-        raise TypeError(f"{message.__name__} belongs to no family")
+    family, parameters = _family(message)
+    tokens = [Subjects().root, family, *(f"{{{each}}}" for each in parameters), name]
     return {
-        "address": address,
+        "address": ".".join(tokens),
         "parameters": {each: {"description": f"Slug of the {each}."} for each in parameters},
         "messages": {message_type(message): {"$ref": f"#/components/messages/{message_type(message)}"}},
     }
 
 
+def _family(message: type[Message]) -> tuple[str, tuple[str, ...]]:
+    """The family's token in a subject, and the parameters that follow it."""
+    if issubclass(message, SessionEvent):
+        return "session", ("hub", "system", "session")
+    if issubclass(message, SystemEvent):
+        return "system", ("system",)
+    if issubclass(message, QuotaUpdated):
+        return "quota", ("vo", "system", "resource")
+    if issubclass(message, AccessChanged):
+        return "access", ("user",)
+    raise TypeError(f"{message.__name__} belongs to no family")
+
+
 def _message(message: type[Message]) -> dict[str, Any]:
-    return {
+    [reference], _ = msgspec.json.schema_components([message], ref_template=_SCHEMAS)
+    sample = sample_of(message)
+    headers = cloudevents_headers(sample)
+    described = {
         "name": message_type(message),
         "summary": (message.__doc__ or "").strip().splitlines()[0],
         "contentType": "application/json",
-        "payload": schema_of(message),
-        "examples": [{"payload": msgspec.to_builtins(sample_of(message))}],
+        "headers": {
+            "type": "object",
+            "properties": {name: {"type": "string"} for name in headers},
+            # The cause is the only header that a message may lack: the first of its chain has none.
+            "required": [name for name in headers if name != "ce-causationid"],
+        },
+        "payload": reference,
+        "examples": [{"headers": headers, "payload": msgspec.to_builtins(sample)}],
     }
+    if issubclass(message, SessionEvent):
+        described["correlationId"] = {"location": "$message.header#/ce-correlationid"}
+    return described
+
+
+def _schemas() -> dict[str, Any]:
+    """The schemas of all messages and of what they hold, where every reference of the document finds them."""
+    references, schemas = msgspec.json.schema_components(CURRENT, ref_template=_SCHEMAS)
+    for reference in references:
+        schema = schemas[reference["$ref"].rpartition("/")[2]]
+        schema["required"] = [*ALWAYS, *(each for each in schema.get("required", []) if each not in ALWAYS)]
+    plain: dict[str, Any] = _without_discriminators(schemas)
+    return plain
+
+
+def _without_discriminators(schema: Any) -> Any:
+    """The schema without OpenAPI's `discriminator` objects, which AsyncAPI refuses; the tag's `enum` says the same."""
+    match schema:
+        case dict():
+            kept = {key: value for key, value in schema.items() if not (key == "discriminator" and "anyOf" in schema)}
+            return {key: _without_discriminators(value) for key, value in kept.items()}
+        case list():
+            return [_without_discriminators(each) for each in schema]
+        case _:
+            return schema
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +18,8 @@ import msgspec
 from msgspec import inspect
 
 from schemas.base import EventId, Message, message_type
-from schemas.wire import CURRENT, encode
+from schemas.compatibility import breaks
+from schemas.wire import CURRENT, READABLE, encode
 
 FOLDER = Path(__file__).with_name("published")
 MANIFEST = "MANIFEST.sha256"
@@ -109,47 +111,75 @@ def files() -> dict[str, bytes]:
 
 
 def manifest(folder: Path) -> dict[str, str]:
-    """The digests of what was ever published, by file name."""
+    """The digests of what was ever published, by file name. A name counts as it was first written."""
+    known: dict[str, str] = {}
+    for digest, name in _entries(folder):
+        known.setdefault(name, digest)
+    return known
+
+
+def _entries(folder: Path) -> list[tuple[str, str]]:
     file = folder / MANIFEST
     lines = file.read_text().splitlines() if file.exists() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    return [(digest, name) for digest, _, name in (line.partition("  ") for line in lines)]
+
+
+def strays(folder: Path) -> list[str]:
+    """Files in the folder that the manifest does not name: publishing neither trusts nor overwrites them."""
+    known = manifest(folder)
+    return sorted(file.name for file in folder.glob("*") if file.name != MANIFEST and file.name not in known)
+
+
+def breaking_changes(folder: Path) -> list[str]:
+    """What today's structs, current and retired, no longer read of what their published schemas promised."""
+    found = []
+    for message in READABLE:
+        name = f"{message_type(message)}.schema.json"
+        if (folder / name).exists():
+            published = msgspec.json.decode((folder / name).read_bytes())
+            found += [f"{name}: {reason}; make a new version" for reason in breaks(published, schema_of(message))]
+    return found
 
 
 def problems(folder: Path) -> list[str]:
-    """What of the published files is missing, was changed, or was never published."""
+    """What of the published files is missing, was changed, or was never published, and what broke since."""
     known = manifest(folder)
-    found = []
+    names = [name for _, name in _entries(folder)]
+    found = [f"{name} is in {MANIFEST} more than once; restore the manifest" for name in known if names.count(name) > 1]
+    found += [f"{name} lies among the published files and is not in {MANIFEST}" for name in strays(folder)]
     for name, digest in known.items():
         file = folder / name
         if not file.exists():
             found.append(f"{name} was published and is gone; restore it")
         elif sha256(file.read_bytes()).hexdigest() != digest:
             found.append(f"{name} was published and has changed; restore it and make a new version instead")
-    return found + [
-        f"{name} is not published; run: python -m schemas.publication" for name in files() if name not in known
-    ]
+    unpublished = [name for name in files() if name not in known]
+    found += [f"{name} is not published; run: python -m schemas.publication" for name in unpublished]
+    return found + breaking_changes(folder)
 
 
 def publish(folder: Path) -> list[str]:
-    """Writes what was never published; returns the names. Published files are left alone."""
+    """Writes what was never published; returns the names. A file that exists is left alone, listed or not."""
     folder.mkdir(exist_ok=True)
     known = manifest(folder)
-    new = {name: content for name, content in files().items() if name not in known}
+    new = {name: content for name, content in files().items() if name not in known and not (folder / name).exists()}
+    listed = (folder / MANIFEST).read_text() if known else ""
     with (folder / MANIFEST).open("a") as file:
+        file.write("\n" if listed and not listed.endswith("\n") else "")
         for name, content in new.items():
             (folder / name).write_bytes(content)
             file.write(f"{sha256(content).hexdigest()}  {name}\n")
     return list(new)
 
 
-def main() -> int:
-    """Exit code 1 when `--check` finds something."""
+def main(arguments: Sequence[str] | None = None, *, folder: Path = FOLDER) -> int:
+    """Publishes what is new, unless `--check`. Exit code 1 when something is wrong, each line naming a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    if not parser.parse_args().check:
-        for name in publish(FOLDER):
+    parser.add_argument("--check", action="store_true", help="write nothing, only say what is wrong")
+    if not parser.parse_args(arguments).check:
+        for name in publish(folder):
             sys.stdout.write(f"published {name}\n")
-    found = problems(FOLDER)
+    found = problems(folder)
     for problem in found:
         sys.stderr.write(f"{problem}\n")
     return 1 if found else 0

@@ -32,7 +32,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     cores: PositiveInt | None = None
     gpus: Count = 0
     memory_bytes: PositiveInt | None = None
-    reservation: Slug | Annotated[str, Meta(max_length=255)] | None = None
+    reservation: Annotated[str, Meta(max_length=255)] | None = None
 
 
 class HpcPlace(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="hpc"):

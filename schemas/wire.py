@@ -6,6 +6,7 @@ message decodes without its headers. Headers follow the CloudEvents 1.0 NATS bin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Union, get_args
 
@@ -14,7 +15,7 @@ import msgspec
 from schemas.access import AccessChanged
 from schemas.base import UNSTAMPED, Message, SessionId, message_type
 from schemas.quota import QuotaUpdated
-from schemas.retired import UPCASTERS
+from schemas.retired import UPCASTERS, Upcaster
 from schemas.session import AnySessionEvent, SessionEvent
 from schemas.system import AnySystemEvent
 
@@ -26,14 +27,9 @@ CURRENT: tuple[type[Message], ...] = (
 )
 """Every message of today, newest versions only."""
 
-_upcast = {upcaster.retired: upcaster.to_next for upcaster in UPCASTERS}
-READABLE: tuple[type[Message], ...] = (*CURRENT, *_upcast)
-_by_type: dict[str, type[Message]] = {message_type(message): message for message in READABLE}
-
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Union[READABLE])  # noqa: UP007 - a tuple becomes a union
 
 
 class UndecodableError(ValueError):
@@ -56,10 +52,75 @@ _tag_decoder = msgspec.json.Decoder(_Tag)
 
 
 def encode(message: Message) -> bytes:
-    """The body of a message. Raises ValueError for one that was never stamped with id, time and source."""
+    """The body of a message.
+
+    Raises ValueError for one that was never stamped with id, time and source, or that no reader would take: a struct
+    does not check itself when it is made, and what is in the log stays there.
+    """
     if message.id == UNSTAMPED or not message.source:
         raise ValueError(f"{type(message).__name__} was not stamped: it has no id or no source")
-    return _encoder.encode(message)
+    body = _encoder.encode(message)
+    try:
+        decode(body)
+    except UndecodableError as error:
+        raise ValueError(f"nobody could read this message: {error}") from error
+    return body
+
+
+class Codec:
+    """Reads the bodies of some messages of today and of the versions they replaced. The product has one, `decode`'s."""
+
+    def __init__(self, current: Sequence[type[Message]], upcasters: Sequence[Upcaster]) -> None:
+        """Raises ValueError where a version is both current and retired, or retired twice."""
+        self.readable = (*current, *(upcaster.retired for upcaster in upcasters))
+        self._by_type = {message_type(message): message for message in self.readable}
+        if len(self._by_type) < len(self.readable):
+            raise ValueError("a message version is listed twice: it is either current or retired, and once")
+        self._current = frozenset(current)
+        self._upcast = {upcaster.retired: upcaster.to_next for upcaster in upcasters}
+        self._decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Union[self.readable])  # noqa: UP007 - a tuple becomes a union
+
+    def decode(self, body: bytes) -> Message:
+        """The message in a body, upcast to its newest version.
+
+        Raises UnknownTypeError for a type that is not known, UndecodableError for anything else that is wrong.
+        """
+        try:
+            message = self._decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._undecodable(body, error) from error
+        if type(message) not in self._current:
+            message = self._newest(message)
+        if message.id == UNSTAMPED or not message.source:
+            raise UndecodableError(f"{message_type(message)} has no id or no source")
+        return message
+
+    def _newest(self, message: Message) -> Message:
+        stored = message_type(message)
+        try:
+            # A chain is no longer than there are upcasters: one that leads back into itself ends here.
+            for _ in self._upcast:
+                message = self._upcast[type(message)](message)
+                if type(message) in self._current:
+                    return message
+        except Exception as error:
+            # An upcaster is pure, so trying again would not help: the message is kept whole for a mended build.
+            raise UndecodableError(f"{stored} could not be upcast: {type(error).__name__}") from error
+        raise UndecodableError(f"{stored} has no chain of upcasters to a version of today")
+
+    def _undecodable(self, body: bytes, error: Exception) -> UndecodableError:
+        try:
+            type_name = _tag_decoder.decode(body).type
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return UndecodableError(f"the body is not a message: {error}")
+        if type_name not in self._by_type:
+            return UnknownTypeError(type_name[:100])
+        return UndecodableError(f"{type_name}: {error}")
+
+
+_CODEC = Codec(CURRENT, UPCASTERS)
+READABLE: tuple[type[Message], ...] = _CODEC.readable
+"""Every message this build can read: those of today and those they replaced."""
 
 
 def decode(body: bytes) -> Message:
@@ -67,15 +128,7 @@ def decode(body: bytes) -> Message:
 
     Raises UnknownTypeError for a type that is not known, UndecodableError for anything else that is wrong.
     """
-    try:
-        message = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _undecodable(body, error) from error
-    while (to_next := _upcast.get(type(message))) is not None:
-        message = to_next(message)
-    if message.id == UNSTAMPED or not message.source:
-        raise UndecodableError(f"{message_type(message)} has no id or no source")
-    return message
+    return _CODEC.decode(body)
 
 
 def decode_session_event(body: bytes) -> SessionEvent:
@@ -84,16 +137,6 @@ def decode_session_event(body: bytes) -> SessionEvent:
     if not isinstance(message, SessionEvent):
         raise UndecodableError(f"{message_type(message)} is not an event of a session")
     return message
-
-
-def _undecodable(body: bytes, error: Exception) -> UndecodableError:
-    try:
-        type_name = _tag_decoder.decode(body).type
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return UndecodableError(f"the body is not a message: {error}")
-    if type_name not in _by_type:
-        return UnknownTypeError(type_name[:100])
-    return UndecodableError(f"{type_name}: {error}")
 
 
 @cache

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import jsonschema
-import msgspec
 import pytest
 
-from schemas import asyncapi, publication
-from schemas.base import message_type
-from schemas.compatibility import breaks
-from schemas.wire import CURRENT, decode, encode
+from schemas import publication
+from schemas.base import Message, message_type
+from schemas.wire import CURRENT, READABLE, decode, encode
 
 SAMPLES = sorted(publication.FOLDER.glob("*.v*.json"))
 SAMPLES = [file for file in SAMPLES if not file.name.endswith(".schema.json")]
-TYPES = {message_type(message): message for message in CURRENT}
 
 
 def test_every_message_is_published_and_nothing_published_has_changed() -> None:
@@ -52,71 +50,70 @@ def test_a_published_body_decodes_and_is_what_its_schema_says(file: Path) -> Non
         assert json.loads(encode(message)) == json.loads(body)
 
 
-@pytest.mark.parametrize("file", SAMPLES, ids=lambda file: file.stem)
-def test_todays_schema_reads_all_that_the_published_one_promised(file: Path) -> None:
-    if file.stem in TYPES:
-        published = json.loads(file.with_suffix(".schema.json").read_text())
-        assert breaks(published, publication.schema_of(TYPES[file.stem])) == []
+def test_today_reads_all_that_was_ever_promised() -> None:
+    assert publication.breaking_changes(publication.FOLDER) == []
+    published = {file.stem for file in SAMPLES}
+    assert published == {message_type(message) for message in READABLE}, "a version is published and has no reader"
 
 
-BASE = {
-    "type": "object",
-    "properties": {"a": {"type": "string", "maxLength": 9}, "b": {"anyOf": [{"type": "integer"}, {"type": "null"}]}},
-    "required": ["a"],
-}
+def test_a_promise_that_is_broken_is_named_with_its_file(tmp_path: Path) -> None:
+    publication.publish(tmp_path)
+    file = tmp_path / "job-created.v1.schema.json"
+    promised = json.loads(file.read_text())
+    del promised["properties"]["job"]["maxLength"]
+    file.write_text(json.dumps(promised))
+    [found] = publication.breaking_changes(tmp_path)
+    assert found == "job-created.v1.schema.json: $.job: maxLength lowered from None to 1024; make a new version"
 
 
-def changed(**properties: object) -> dict[str, object]:
-    return BASE | {"properties": {**BASE["properties"], **properties}}  # type: ignore[dict-item]
+def test_a_file_that_the_manifest_does_not_name_is_never_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "job-created.v1.json"
+    file.write_text("{}")
+    assert file.name not in publication.publish(tmp_path)
+    assert file.read_text() == "{}"
+    assert f"{file.name} lies among the published files and is not in MANIFEST.sha256" in publication.problems(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "current",
-    [
-        BASE,
-        changed(c={"type": "string"}),
-        changed(a={"type": "string", "maxLength": 10}),
-        changed(a={"type": "string"}),
-        changed(a={"type": ["string", "integer"]}),
-        changed(b={"anyOf": [{"type": "integer"}, {"type": "null"}, {"type": "string"}]}),
-        BASE | {"required": []},
-    ],
-)
-def test_additive_changes_are_compatible(current: dict[str, object]) -> None:
-    assert breaks(BASE, current) == []
+def test_a_second_digest_for_a_file_does_not_excuse_its_change(tmp_path: Path) -> None:
+    publication.publish(tmp_path)
+    file = tmp_path / "job-created.v1.json"
+    file.write_text("{}")
+    with (tmp_path / publication.MANIFEST).open("a") as manifest:
+        manifest.write(f"{sha256(b'{}').hexdigest()}  {file.name}\n")
+    found = "\n".join(publication.problems(tmp_path))
+    assert f"{file.name} was published and has changed" in found
+    assert f"{file.name} is in MANIFEST.sha256 more than once" in found
 
 
-@pytest.mark.parametrize(
-    ("current", "said"),
-    [
-        (BASE | {"properties": {"a": BASE["properties"]["a"]}}, "$.b: removed"),  # type: ignore[index]
-        (BASE | {"required": ["a", "b"]}, "$.b: newly required"),
-        (changed(a={"type": "integer"}), "$.a: type narrowed"),
-        (changed(a={"type": "string", "maxLength": 8}), "$.a: maxLength lowered"),
-        (changed(a={"type": "string", "maxLength": 9, "minLength": 1}), "$.a: minLength raised"),
-        (changed(a={"type": "string", "maxLength": 9, "pattern": "^x"}), "$.a: pattern changed"),
-        (changed(a={"type": "string", "maxLength": 9, "enum": ["x"]}), "$.a: value 'anything' is no longer read"),
-        (changed(b={"type": "integer"}), "$.b: type narrowed"),
-    ],
-)
-def test_breaking_changes_are_named(current: dict[str, object], said: str) -> None:
-    assert any(each.startswith(said) for each in breaks(BASE, current))
+def test_a_manifest_without_a_last_newline_is_continued_on_a_new_line(tmp_path: Path) -> None:
+    publication.publish(tmp_path)
+    file = tmp_path / publication.MANIFEST
+    *kept, last = file.read_text().splitlines()
+    file.write_text("\n".join(kept))
+    (tmp_path / last.split()[1]).unlink()
+    assert publication.publish(tmp_path) == [last.split()[1]]
+    assert publication.problems(tmp_path) == []
 
 
-def test_the_asyncapi_document_names_every_message_and_every_reference_leads_somewhere() -> None:
-    document = asyncapi.document()
-    assert document["asyncapi"] == "3.0.0"
-    assert set(document["components"]["messages"]) == set(TYPES)
-    for operation in document["operations"].values():
-        assert operation["channel"]["$ref"].rpartition("/")[2] in document["channels"]
-    for channel in document["channels"].values():
-        assert all(name in TYPES for name in channel["messages"])
-        assert all("{" + name + "}" in channel["address"] for name in channel["parameters"])
-    msgspec.json.encode(document)
+def test_the_command_publishes_then_checks_and_says_which_file_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert publication.main(["--check"], folder=tmp_path) == 1
+    assert "job-created.v1.json is not published; run: python -m schemas.publication" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert publication.main([], folder=tmp_path) == 0
+    assert "published job-created.v1.json" in capsys.readouterr().out
+    assert publication.main(["--check"], folder=tmp_path) == 0
+    changed = (tmp_path / "job-created.v1.json").read_bytes() + b"\n"
+    (tmp_path / "job-created.v1.json").write_bytes(changed)
+    for arguments in ([], ["--check"]):
+        assert publication.main(arguments, folder=tmp_path) == 1
+        assert "job-created.v1.json was published and has changed" in capsys.readouterr().err
+    assert (tmp_path / "job-created.v1.json").read_bytes() == changed
 
 
-def test_the_page_of_the_document_is_what_the_schemas_say() -> None:
-    page = (publication.FOLDER.parents[1] / "docs" / "reference" / "asyncapi.json").read_bytes()
-    assert json.loads(page) == json.loads(msgspec.json.encode(asyncapi.document())), (
-        "stale: python -m schemas.asyncapi > docs/reference/asyncapi.json"
-    )
+@pytest.mark.parametrize("message", CURRENT, ids=message_type)
+def test_a_published_schema_asks_for_what_is_always_on_the_wire(message: type[Message]) -> None:
+    published = json.loads((publication.FOLDER / f"{message_type(message)}.schema.json").read_text())
+    assert {"type", "id", "at", "source"} <= set(published["required"])
+    jsonschema.Draft202012Validator.check_schema(published)
