@@ -66,7 +66,8 @@ async def connect(configuration: Configuration, service: str) -> Broker:
             _log.warning("connection to the event log lost")
 
     async def trouble(error: Exception) -> None:
-        troubles[:] = [error]
+        if not _refused(troubles):
+            troubles[:] = [error]
         _log.debug("broker", error=repr(error))
 
     options: dict[str, Any] = {
@@ -102,7 +103,8 @@ async def _connected(settings: Nats, service: str, options: dict[str, Any], trou
             connecting.result()
             return client
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        troubles[:] = [error]
+        if not _refused(troubles):
+            troubles[:] = [error]
     except BaseException:
         await end([connecting])
         await client.close()
@@ -110,11 +112,16 @@ async def _connected(settings: Nats, service: str, options: dict[str, Any], trou
     await client.close()
     servers = ", ".join(settings.servers)
     last = troubles[0] if troubles else None
-    if "authorization" in str(last).lower():
+    if _refused(troubles):
         raise TransientError(
             f"the NATS server at {servers} does not let {service} in; does it know its nkey?"
         ) from last
     raise TransientError(f"no NATS server answers at {servers} ({last!r}); is it running?") from last
+
+
+def _refused(troubles: list[Exception]) -> bool:
+    """Whether a server said no: it closes the connection with that, and what follows tells less."""
+    return any("authorization" in str(trouble).lower() for trouble in troubles)
 
 
 def _seed(file: Path) -> str:

@@ -22,7 +22,7 @@ from services._runtime.errors import PermanentError
 from services._runtime.identity import Stamp
 from services._runtime.log import ConflictError, Log, Recorded
 from services._runtime.telemetry import EVENTS_APPENDED, EVENTS_REFUSED
-from services._runtime.view import Placed, SessionView, as_session_event, placed
+from services._runtime.view import NOTHING, Placed, SessionView, as_session_event, placed
 
 Command = TypeVar("Command")
 _log = structlog.get_logger("farlab.consumer")
@@ -159,5 +159,7 @@ class SessionConsumer(Generic[Command]):
                 here = placed(conflict.history)
                 continue
             EVENTS_APPENDED.labels(type(event).__name__).inc()
-            self._view.learn(Recorded(sequence, stamped))
+            if (self._view.get(event.session) or NOTHING).sequence == here.sequence:
+                self._view.learn(Recorded(sequence, stamped))
+            # else the follower is behind, and a view that took this event now would never take those before it
             return Placed(after, sequence), True

@@ -149,7 +149,7 @@ class SessionDeliveries:
             await self._log.dead_letter(
                 self._subjects.dead_letter(self._service, name),
                 delivery.body,
-                {"Farlab-Reason": reason[:1000].replace("\n", " "), "Farlab-Subject": delivery.subject},
+                {"Farlab-Reason": _header(reason), "Farlab-Subject": _header(delivery.subject)},
             )
             if event is not None:
                 await self._fail(event, _told(error))
@@ -157,6 +157,12 @@ class SessionDeliveries:
         except Exception as trouble:
             _log.warning("not buried yet", reason=str(trouble), exc_info=not isinstance(trouble, TransientError))
             await delivery.retry(backoff_seconds(delivery.attempt, 0.5))
+
+
+def _header(text: str) -> str:
+    """The text as the value of a header: one line of printable ASCII, so that no body can write headers of its own."""
+    printable = text[:1000].encode("ascii", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else " " for character in printable)
 
 
 def _told(error: Exception) -> PermanentError:

@@ -26,7 +26,17 @@ from schemas.subjects import Subjects
 from schemas.wire import UndecodableError, cloudevents_headers, decode, encode
 from services._runtime.errors import TransientError
 from services._runtime.follower import Follower
-from services._runtime.log import ConflictError, Deliver, KeyTakenError, Observe, Recorded, Stream, Subscription
+from services._runtime.log import (
+    ConflictError,
+    Deliver,
+    KeyTakenError,
+    Observe,
+    Recorded,
+    Stream,
+    Subscription,
+    Unreadable,
+)
+from services._runtime.tasks import heeding_cancel
 from services._runtime.telemetry import UNREADABLE
 from services._runtime.topology import bucket_name, stream_name
 
@@ -64,7 +74,8 @@ class JetStreamLog:
         trouble: Exception | None = None
         for _ in range(APPEND_TRIES):
             try:
-                answer = await self.js.publish(subject, body, timeout=APPEND_SECONDS, headers=headers)
+                with heeding_cancel():
+                    answer = await self.js.publish(subject, body, timeout=APPEND_SECONDS, headers=headers)
             except nats.js.errors.APIError as error:
                 if error.err_code in WRONG_LAST_SEQUENCE:
                     return await self._own_or_conflict(stream, message, scope)
@@ -104,7 +115,8 @@ class JetStreamLog:
             await self.client.publish(f"$JS.API.DIRECT.GET.{name}", request, reply=inbox)
             last = 0
             while True:
-                answer = await subscription.next_msg(timeout=HISTORY_SECONDS)
+                with heeding_cancel():
+                    answer = await subscription.next_msg(timeout=HISTORY_SECONDS)
                 headers = answer.headers or {}
                 status = headers.get("Status")
                 if status == "404":
@@ -114,7 +126,7 @@ class JetStreamLog:
                         raise TransientError(f"Direct Get of {scope}: {status} {headers.get('Description', '')}")
                     return last + 1 if int(headers.get("Nats-Num-Pending", "0")) else 0
                 last = int(headers["Nats-Sequence"])
-                into.extend(readable(last, answer.data))
+                into.extend(readable(last, answer.data) or [Recorded(last, Unreadable())])
         finally:
             await subscription.unsubscribe()
 
@@ -156,7 +168,8 @@ class JetStreamLog:
     async def dead_letter(self, subject: str, body: bytes, reasons: dict[str, str]) -> None:
         """See `log.Log.dead_letter`."""
         try:
-            await self.js.publish(subject, body, timeout=APPEND_SECONDS, headers=dict(reasons))
+            with heeding_cancel():
+                await self.js.publish(subject, body, timeout=APPEND_SECONDS, headers=dict(reasons))
         except (nats.errors.Error, TimeoutError) as error:
             raise TransientError(f"the event log did not take a dead letter: {error!r}") from error
 
@@ -230,9 +243,10 @@ class JetStreamBucket:
 
     async def _run(self, operation: Callable[[Any], Any]) -> Any:
         try:
-            if self._opened is None:
-                self._opened = await self._js.key_value(self._name)
-            return await operation(self._opened)
+            with heeding_cancel():
+                if self._opened is None:
+                    self._opened = await self._js.key_value(self._name)
+                return await operation(self._opened)
         except nats.js.errors.KeyWrongLastSequenceError as error:
             raise KeyTakenError(str(error)) from error
         except (nats.js.errors.KeyNotFoundError, nats.js.errors.NoKeysError):
@@ -251,11 +265,17 @@ class JetStreamBucket:
 
     async def create(self, key: str, value: bytes) -> int:
         """See `log.Bucket.create`."""
-        return int(await self._run(lambda kv: kv.create(key, value)))
+        return self._taken(key, await self._run(lambda kv: kv.create(key, value)))
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
         """See `log.Bucket.update`."""
-        return int(await self._run(lambda kv: kv.update(key, value, last=revision)))
+        return self._taken(key, await self._run(lambda kv: kv.update(key, value, last=revision)))
+
+    @staticmethod
+    def _taken(key: str, revision: int | None) -> int:
+        if revision is None:  # it was there, and expired before nats-py had looked at it: the next try finds it free
+            raise KeyTakenError(key)
+        return int(revision)
 
     async def delete(self, key: str) -> None:
         """See `log.Bucket.delete`: purged, so that no earlier value stays behind."""

@@ -22,6 +22,10 @@ class Recorded(msgspec.Struct, frozen=True):
     message: Message
 
 
+class Unreadable(Message, frozen=True, kw_only=True):
+    """Stands in a history for a message this build cannot read: whoever appends next must append after it."""
+
+
 class ConflictError(Exception):
     """Someone else appended within the scope first; `history` is what the log holds there now."""
 
@@ -83,12 +87,12 @@ class Log(Protocol):
         """
 
     async def history(self, stream: Stream, scope: str) -> list[Recorded]:
-        """All messages in the scope, oldest first; those this build cannot read are left out, counted."""
+        """All messages in the scope, oldest first; in place of one this build cannot read stands an Unreadable."""
 
     async def follow(self, stream: Stream, filters: Sequence[str], observe: Observe) -> Subscription:
         """Calls `observe` with every message the filters select, from the first on, in order, without end.
 
-        Returns when all that is in the log now has been observed.
+        Those this build cannot read are left out, counted. Returns when all that is in the log now has been observed.
         """
 
     async def consume(

@@ -14,7 +14,16 @@ import msgspec
 
 from schemas.base import Message
 from schemas.wire import UndecodableError, cloudevents_headers, decode, encode
-from services._runtime.log import ConflictError, Deliver, KeyTakenError, Observe, Recorded, Stream, Subscription
+from services._runtime.log import (
+    ConflictError,
+    Deliver,
+    KeyTakenError,
+    Observe,
+    Recorded,
+    Stream,
+    Subscription,
+    Unreadable,
+)
 from services._runtime.telemetry import UNREADABLE
 
 
@@ -58,7 +67,7 @@ class MemoryLog:
             for stored in within:
                 if stored.headers["Nats-Msg-Id"] == message.id:
                     return stored.sequence
-            raise ConflictError(scope, _recorded(within))
+            raise ConflictError(scope, _history(within))
         return self.publish(stream, subject, body, headers)
 
     def publish(self, stream: Stream, subject: str, body: bytes, headers: dict[str, str] | None = None) -> int:
@@ -74,7 +83,7 @@ class MemoryLog:
     async def history(self, stream: Stream, scope: str) -> list[Recorded]:
         """See `log.Log.history`."""
         await asyncio.sleep(0)
-        return _recorded([stored for stored in self.stored[stream] if selects(scope, stored.subject)])
+        return _history([stored for stored in self.stored[stream] if selects(scope, stored.subject)])
 
     async def follow(self, stream: Stream, filters: Sequence[str], observe: Observe) -> Subscription:
         """See `log.Log.follow`."""
@@ -111,14 +120,16 @@ class MemoryLog:
             await asyncio.sleep(0)
 
 
-def _recorded(stored: Sequence[Stored]) -> list[Recorded]:
-    recorded = []
-    for each in stored:
-        try:
-            recorded.append(Recorded(each.sequence, decode(each.body)))
-        except UndecodableError as error:
-            UNREADABLE.labels(type(error).__name__).inc()
-    return recorded
+def _history(stored: Sequence[Stored]) -> list[Recorded]:
+    return [_recorded(each) or Recorded(each.sequence, Unreadable()) for each in stored]
+
+
+def _recorded(stored: Stored) -> Recorded | None:
+    try:
+        return Recorded(stored.sequence, decode(stored.body))
+    except UndecodableError as error:
+        UNREADABLE.labels(type(error).__name__).inc()
+        return None
 
 
 class _Follower:
@@ -130,7 +141,8 @@ class _Follower:
 
     def offer(self, stream: Stream, stored: Stored) -> None:
         if stream == self._stream and any(selects(each, stored.subject) for each in self._filters):
-            for recorded in _recorded([stored]):
+            recorded = _recorded(stored)
+            if recorded is not None:
                 self._observe(recorded)
 
     async def close(self) -> None:

@@ -1,9 +1,10 @@
-"""Ends tasks for certain. Starts none."""
+"""Cancels that reach their task for certain. Starts none."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 AGAIN_SECONDS = 0.05
@@ -16,3 +17,19 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in waiting:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=AGAIN_SECONDS)
+
+
+@contextmanager
+def heeding_cancel() -> Iterator[None]:
+    """Raises CancelledError at the end of the block if the task was cancelled in it, whatever the block made of that.
+
+    `asyncio.wait_for` before Python 3.12 forgets a cancel that arrives together with the awaited result, and nats-py
+    awaits every answer with it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError

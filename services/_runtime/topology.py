@@ -120,7 +120,19 @@ async def apply(js: JetStreamContext, subjects: Subjects, retention: Retention) 
             closed.extend(different)
     for bucket in buckets(subjects, retention):
         try:
-            await js.key_value(bucket.bucket)
-        except nats.js.errors.BucketNotFoundError:
+            found = (await js.stream_info(f"KV_{bucket.bucket}")).config
+        except nats.js.errors.NotFoundError:
             await js.create_key_value(bucket)
+            continue
+        wanted = _bucket_stream(bucket, found)
+        if different := differences(wanted, found):
+            await js.update_stream(wanted)
+            closed.extend(different)
     return closed
+
+
+def _bucket_stream(bucket: KeyValueConfig, found: StreamConfig) -> StreamConfig:
+    """The stream under a bucket as it should be: what is found, with our time to live and replicas."""
+    life = bucket.ttl or 0.0
+    window = min(life, DEDUPLICATION_SECONDS) if life else DEDUPLICATION_SECONDS
+    return found.evolve(max_age=life, num_replicas=bucket.replicas, duplicate_window=window)

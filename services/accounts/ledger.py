@@ -82,9 +82,17 @@ class Ledger:
         except ConflictError as conflict:
             for recorded in conflict.history:
                 self._take(recorded)
+            self._go_on_after(quota, conflict.history)
             return False
         self._take(Recorded(sequence, stamped))
         return True
+
+    def _go_on_after(self, quota: Quota, history: Sequence[Recorded]) -> None:
+        """What this build cannot read changes nothing here, and yet the next change must come after it."""
+        account = self._account(quota)
+        last = history[-1].sequence if history else 0
+        if last > account.sequence:
+            self._accounts[self._scope(quota)] = _Account(account.state, last)
 
     def _take(self, recorded: Recorded) -> None:
         event = recorded.message
