@@ -83,6 +83,6 @@ if service_token:
         {
             "name": "farlab-operator",
             "services": ["farlab-operator"],
-            "scopes": ["list:users", "read:users", "read:servers", "servers", "access:servers", "read:hub"],
+            "scopes": ["list:users", "read:users", "read:servers", "servers", "access:servers", "read:hub", "proxy"],
         }
     ]

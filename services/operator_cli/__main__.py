@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 import typer
 
 from schemas.subjects import SubjectError
 from services._runtime.configuration import ConfigurationError
 from services._runtime.connection import Broker, connect
 from services._runtime.errors import TransientError
+from services._runtime.service import utc_now
 from services._runtime.settings import Configuration, load
-from services._runtime.vault import KeyFileError, make_keys
+from services._runtime.telemetry import configure_logs
+from services._runtime.vault import KeyFileError, make_keys, read_secret_file
 from services.operator_cli import read
-from services.operator_cli.check import run_check
+from services.operator_cli.check import check_hub, run_check
 from services.operator_cli.output import console, fail
-from services.operator_cli.run import check_hub, run_up, start_server
+from services.operator_cli.run import run_up, start_server
 from services.operator_cli.sessions import NoSuchSessionError
 from services.operator_cli.supervisor import NotReadyError
 
 Answer = TypeVar("Answer")
 DEFAULT_STATE = Path(".farlab")
+PATIENCE_SECONDS = 2.0
+"""How long a reading command waits for a broker."""
 
 app = typer.Typer(
     name="farlab",
@@ -58,7 +62,13 @@ def up(
     as_json: JsonOption = False,
 ) -> None:
     """Start the whole system on this machine."""
-    _run(lambda: run_check(config, as_json=as_json) if check else run_up(config, state, port))
+
+    async def run() -> int:
+        source = load(config)
+        read.check_sections(source)
+        return await (run_check(source, as_json=as_json) if check else run_up(source, state, port))
+
+    _run(run)
 
 
 @app.command()
@@ -73,7 +83,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Start, use and stop JupyterLab on every system of a running installation."""
-    _run(lambda: check_hub(_configuration(config), hub, token_file, user, system, as_json=as_json))
+    _run(lambda: check_hub(_configuration(config), hub, _token(token_file), user, system, as_json=as_json))
 
 
 @app.command()
@@ -104,13 +114,20 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with what comes")] = False,
     event_type: Annotated[str, typer.Option("--type", help="only this type, such as job-created")] = "",
     system: Annotated[str, typer.Option(help="only on this system")] = "",
-    session: Annotated[str, typer.Option(help="only of this session")] = "",
+    session: Annotated[str, typer.Option(help="only of this session, or of those whose ids begin so")] = "",
+    since: Annotated[str, typer.Option(help="only from then on: 10m, 2h, or a time such as 2026-11-23T12:00")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Print events of the log."""
+    try:
+        moment = read.since(since, utc_now())
+    except ConfigurationError as error:
+        fail(str(error))
     _with_broker(
         config,
-        lambda broker, here: read.events(broker, here, event_type, system, session, follow=follow, as_json=as_json),
+        lambda broker, here: read.events(
+            broker, here, event_type, system, session, since=moment, follow=follow, as_json=as_json
+        ),
     )
 
 
@@ -136,7 +153,7 @@ def start(
         "partition": partition,
         "runtime_minutes": runtime_minutes,
     }
-    _run(lambda: start_server(hub, token_file, user, server, options))
+    _run(lambda: start_server(hub, _token(token_file), user, server, options))
 
 
 @app.command()
@@ -152,17 +169,25 @@ def stop(
 @app.command()
 def keys(folder: Annotated[Path, typer.Argument(help="the folder of keys")]) -> None:
     """Make the keys that are missing in a folder: sealing keys and keys for event ids."""
-    made = make_keys(folder)
+    try:
+        made = make_keys(folder)
+    except OSError as error:
+        fail(f"{folder}: cannot be written: {error.strerror}; name a folder of your own")
     console.print(f"made {', '.join(made)}" if made else "all keys are there", markup=False)
 
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
     """Check the configuration, all of it."""
-    configuration = _configuration(config)
-    read.check_sections(configuration)
-    systems = ", ".join(configuration.systems)
-    console.print(f"{configuration.file}: all is well; systems: {systems}", markup=False, soft_wrap=True)
+
+    async def run() -> int:
+        configuration = _configuration(config)
+        read.check_sections(configuration)
+        systems = ", ".join(configuration.systems)
+        console.print(f"{configuration.file}: all is well; systems: {systems}", markup=False, soft_wrap=True)
+        return 0
+
+    _run(run)
 
 
 def _configuration(given: Path | None) -> Configuration:
@@ -177,8 +202,9 @@ def _configuration(given: Path | None) -> Configuration:
 def _with_broker(config: Path | None, act: Callable[[Broker, Configuration], Coroutine[Any, Any, int]]) -> None:
     async def run() -> int:
         configuration = _configuration(config)
-        broker = await connect(configuration, "operator-cli")
+        broker = await connect(_impatient(configuration), "operator-cli")
         try:
+            await read.log_is_there(broker, configuration)
             return await act(broker, configuration)
         finally:
             await broker.close()
@@ -186,27 +212,46 @@ def _with_broker(config: Path | None, act: Callable[[Broker, Configuration], Cor
     _run(run)
 
 
+def _impatient(configuration: Configuration) -> Configuration:
+    """A person waits, unlike a service that starts before its broker."""
+    seconds = min(configuration.shared.nats.connect_seconds, PATIENCE_SECONDS)
+    nats = msgspec.structs.replace(configuration.shared.nats, connect_seconds=seconds)
+    return msgspec.structs.replace(configuration, shared=msgspec.structs.replace(configuration.shared, nats=nats))
+
+
+def _token(file: Path) -> str:
+    if not file.exists():
+        raise ConfigurationError(
+            f"{file}: no such file; name one that holds a token with --token-file (`farlab up` keeps one in its state "
+            "folder, as operator.token)"
+        )
+    return read_secret_file(file).decode(errors="replace").strip()
+
+
 def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
     """Runs a command; its errors are one line each, and its return value the exit code."""
+    configure_logs("operator-cli", level="warning", log_format="terminal")
     try:
         code = asyncio.run(work())
     except (ConfigurationError, KeyFileError, NoSuchSessionError, SubjectError) as error:
         fail(str(error))
     except (TransientError, NotReadyError) as error:
         fail(str(error), 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(0) from None  # whoever read the output has seen enough
+    except Exception as error:
+        if "FARLAB_DEBUG" in os.environ:
+            raise
+        fail(f"unexpected {type(error).__name__}: {error}; set FARLAB_DEBUG=1 to see where it comes from", 1)
     if code:
         raise typer.Exit(code)
 
 
 def main() -> None:
     """The entry point `farlab`."""
-    try:
-        app()
-    except (ConfigurationError, KeyFileError) as error:
-        sys.stderr.write(f"farlab: {error}\n")
-        sys.exit(2)
+    app()
 
 
 if __name__ == "__main__":

@@ -3,63 +3,144 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+import ssl
+from collections.abc import Collection, Iterable, Sequence
 
 import aiohttp
+import msgspec
 
-from schemas.lifecycle import Ended
+from schemas.base import SessionId
+from schemas.lifecycle import Ended, SessionState
+from schemas.quota import QuotaUpdated, Released, Reserved
+from schemas.session import StartRequested, TunnelReady
 from services._runtime.connection import Broker, connect
+from services._runtime.errors import TransientError
+from services._runtime.log import Recorded
 from services._runtime.settings import Configuration
 from services._runtime.systems import UnicoreSite
 from services._runtime.view import placed
 from services.operator_cli.sessions import read_sessions
 
 PATIENCE_SECONDS = 20.0
+LOOK_SECONDS = 0.1
+SITE_SECONDS = 10.0
+CONNECT_SECONDS = 2.0
+
+Place = tuple[str, int]
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A server of JupyterHub, whose sessions are looked for."""
+
+    user: str
+    name: str
+
+
+class Traces(msgspec.Struct, kw_only=True):
+    """What the log knows of the sessions looked for, and the tunnels of others, which rightly listen."""
+
+    states: dict[SessionId, SessionState] = msgspec.field(default_factory=dict)
+    tunnels: dict[SessionId, set[Place]] = msgspec.field(default_factory=dict)
+    in_use: set[Place] = msgspec.field(default_factory=set)
 
 
 async def left_behind(
-    configuration: Configuration, *, ignoring: Collection[str] = (), patience_seconds: float = PATIENCE_SECONDS
+    configuration: Configuration, servers: Collection[Server], *, patience_seconds: float = PATIENCE_SECONDS
 ) -> list[str]:
-    """What is still there of ended sessions, one line each; waited for a while, because clearing up takes its time."""
+    """What is still there of the sessions of some servers, one line each.
+
+    Waited for, because clearing up takes its time. Raises TransientError when the broker or a site does not answer.
+    """
     broker = await connect(configuration, "operator-cli")
     try:
-        found: list[str] = []
-        async with asyncio.timeout(patience_seconds + 10):
-            deadline = asyncio.get_running_loop().time() + patience_seconds
-            while found := [each for each in await _look(configuration, broker) if each not in ignoring]:
-                if asyncio.get_running_loop().time() > deadline:
-                    break
-                await asyncio.sleep(0.2)
+        deadline = asyncio.get_running_loop().time() + patience_seconds
+        while found := await _look(configuration, broker, servers):
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
         return found
     finally:
         await broker.close()
 
 
-async def _look(configuration: Configuration, broker: Broker) -> list[str]:
-    states = [placed(history).state for history in await read_sessions(broker.log, configuration.subjects)]
-    ended = {state.request.session: state for state in states if isinstance(state, Ended)}
-    found = [f"session {session} has not ended" for session in _live(states)]
-    found += [
-        f"vault entry {name} of an ended session" for name in await broker.vault.keys() if name.split(".")[0] in ended
-    ]
-    found += [f"lease {name} of an ended session" for name in await broker.leases.keys() if _mentions(name, ended)]
+async def _look(configuration: Configuration, broker: Broker, servers: Collection[Server]) -> list[str]:
+    subjects = configuration.subjects
+    traced = traces(await read_sessions(broker.log, subjects), servers)
+    found = [f"session {session} has not ended" for session, state in traced.states.items() if not _over(state)]
+    found += [f"vault entry {key}" for key in await broker.vault.keys() if _mentions(key, traced.states)]
+    found += [f"lease {key}" for key in await broker.leases.keys() if _mentions(key, traced.states)]
+    quotas = reserved(await broker.log.history("QUOTAS", subjects.family("quota")))
+    found += [f"quota {what} of session {session}" for session, what in quotas if session in traced.states]
+    for session, places in traced.tunnels.items():
+        for host, port in places - traced.in_use:
+            if await _listens(host, port):
+                found.append(f"listener {host}:{port} of session {session}'s tunnel")
     for name, system in configuration.systems.items():
         if system.emulated is not None and isinstance(system.site, UnicoreSite):
-            found += await _jobs(name, system.site)
+            found += await _jobs(name, system.site, traced.states)
     return found
 
 
-def _live(states: Iterable[object]) -> list[str]:
-    return [state.request.session for state in states if not isinstance(state, Ended) and hasattr(state, "request")]
+def traces(histories: Iterable[Sequence[Recorded]], servers: Collection[Server]) -> Traces:
+    """The traces of the servers' sessions in the log. Pure."""
+    traced = Traces()
+    for history in histories:
+        first = history[0].message
+        if not isinstance(first, StartRequested):
+            continue
+        state = placed(history).state
+        tunnels = {(event.host, event.port) for each in history if isinstance(event := each.message, TunnelReady)}
+        if Server(first.user, first.server_name) in servers:
+            traced.states[first.session] = state
+            traced.tunnels[first.session] = tunnels
+        elif not _over(state):
+            traced.in_use |= tunnels
+    return traced
+
+
+def reserved(history: Iterable[Recorded]) -> set[tuple[SessionId, str]]:
+    """The sessions that hold a share of a quota, and of which. Pure."""
+    held: set[tuple[SessionId, str]] = set()
+    for recorded in history:
+        if isinstance(event := recorded.message, QuotaUpdated):
+            match event.change:
+                case Reserved(session=session):
+                    held.add((session, f"{event.resource} on {event.system}"))
+                case Released(session=session):
+                    held.discard((session, f"{event.resource} on {event.system}"))
+                case _:
+                    pass
+    return held
+
+
+def _over(state: SessionState) -> bool:
+    return isinstance(state, Ended)
 
 
 def _mentions(name: str, sessions: Iterable[str]) -> bool:
     return any(session in name for session in sessions)
 
 
-async def _jobs(name: str, site: UnicoreSite) -> list[str]:
-    """Jobs an emulated site still has, by its own word."""
-    origin = "/".join(site.url.split("/")[:3])
-    async with aiohttp.ClientSession() as http, http.get(f"{origin}/emulator/jobs", ssl=False) as answer:
-        jobs = (await answer.json())["jobs"]
-    return [f"job {job['id']} ({job['status']}) at {name}" for job in jobs]
+async def _listens(host: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def _jobs(name: str, site: UnicoreSite, sessions: Collection[str]) -> list[str]:
+    """Jobs of these sessions that an emulated site still has, by its own word."""
+    url = f"{'/'.join(site.url.split('/')[:3])}/emulator/jobs"
+    timeout = aiohttp.ClientTimeout(total=SITE_SECONDS)
+    try:
+        tls = ssl.create_default_context(cafile=site.ca_file) if site.ca_file else True
+        async with aiohttp.ClientSession(timeout=timeout) as http, http.get(url, ssl=tls) as answer:
+            jobs = (await answer.json())["jobs"]
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
+        raise TransientError(
+            f"the emulated site of {name} did not answer at {url}: {error!r}; is it running?"
+        ) from None
+    return [f"job {job['id']} ({job['status']}) at {name}" for job in jobs if set(job["tags"]) & set(sessions)]

@@ -35,13 +35,15 @@ SESSION_EVENTS = {
     "tunneler": ("tunnel-ready", "tunnel-lost", "stop-requested"),
     "operator-cli": ("stop-requested",),
 }
-BUCKETS = {
-    "hub-bridge": ("vault", "access"),
+WRITES = {
+    "hub-bridge": ("vault",),
     "accounts": ("vault", "access", "leases"),
     "hpc-launcher": ("vault", "leases"),
     "tunneler": ("vault", "leases"),
-    "operator-cli": ("vault", "access", "leases"),
+    "operator-cli": (),
 }
+"""Buckets a service may write to. Who may use what is written by accounts alone."""
+READS = {**WRITES, "hub-bridge": ("vault", "access"), "operator-cli": ("vault", "access", "leases")}
 STREAMS = {
     "accounts": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS"),
     "operator-cli": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "DEAD_LETTERS"),
@@ -49,10 +51,11 @@ STREAMS = {
 
 
 class Permissions(msgspec.Struct, frozen=True):
-    """The subjects one service may publish to and subscribe to."""
+    """The subjects one service may publish to and subscribe to; `never` are exceptions from `publish`."""
 
     publish: list[str]
     subscribe: list[str]
+    never: list[str]
 
 
 def permissions(service: str, subjects: Subjects, hub: str) -> Permissions:
@@ -62,19 +65,23 @@ def permissions(service: str, subjects: Subjects, hub: str) -> Permissions:
     publish.append(f"{subjects.root}.dead.{service}.>")
     for stream in STREAMS.get(service, ("SESSIONS", "SYSTEMS")):
         publish += _reads(stream_name(subjects, stream), service)
-    for bucket in BUCKETS[service]:
-        name = bucket_name(subjects, bucket)
-        publish += [f"$KV.{name}.>", *_reads(f"KV_{name}", service)]
+    for bucket in READS[service]:
+        publish += _reads(f"KV_{bucket_name(subjects, bucket)}", service)
+    publish += [f"$KV.{bucket_name(subjects, bucket)}.>" for bucket in WRITES[service]]
     if service == "accounts":
         publish += [subjects.family("quota"), subjects.family("access")]
     if service == "operator-cli":
-        publish += [subjects.family("system"), "$JS.API.INFO", "$JS.API.STREAM.>"]
+        publish += [subjects.family("system"), "$JS.API.INFO"]
+        publish += [f"$JS.API.STREAM.{act}.>" for act in ("INFO", "CREATE", "UPDATE")]
     subscribe = [f"_INBOX.{service}.>", f"{subjects.prefix}.deliver.{service}.>"]
-    return Permissions(["$JS.FC.>", *publish], subscribe)
+    return Permissions(["$JS.FC.>", *publish], subscribe, _of_others(service))
 
 
 def _reads(stream: str, service: str) -> list[str]:
-    """What it takes to read a stream: consumers of one's own, direct gets, acknowledgements in both forms."""
+    """What it takes to read a stream: consumers, direct gets, and acknowledgements for the service's own consumer.
+
+    The server knows two forms of acknowledgement subjects, with and without domain and account.
+    """
     return [
         f"$JS.API.STREAM.INFO.{stream}",
         f"$JS.API.CONSUMER.CREATE.{stream}.>",
@@ -85,8 +92,18 @@ def _reads(stream: str, service: str) -> list[str]:
         f"$JS.API.DIRECT.GET.{stream}",
         f"$JS.API.DIRECT.GET.{stream}.>",
         f"$JS.API.STREAM.MSG.GET.{stream}",
-        f"$JS.ACK.{stream}.>",
-        f"$JS.ACK.*.*.{stream}.>",
+        f"$JS.ACK.{stream}.{service}.>",
+        f"$JS.ACK.*.*.{stream}.{service}.>",
+    ]
+
+
+def _of_others(service: str) -> list[str]:
+    """The durable consumers of other services: changing or deleting one would lose that service's place in the log."""
+    return [
+        f"$JS.API.CONSUMER.{act}.*.{other}{rest}"
+        for other in SERVICES
+        if other != service
+        for act, rest in (("CREATE", ""), ("CREATE", ".>"), ("DELETE", ""))
     ]
 
 
@@ -133,4 +150,7 @@ def server_configuration(
 
 
 def _as_table(allowed: Permissions) -> dict[str, dict[str, list[str]]]:
-    return {"publish": {"allow": allowed.publish}, "subscribe": {"allow": allowed.subscribe}}
+    return {
+        "publish": {"allow": allowed.publish, "deny": allowed.never},
+        "subscribe": {"allow": allowed.subscribe},
+    }

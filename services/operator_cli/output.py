@@ -10,15 +10,20 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-console = Console()
+PIPE_WIDTH = 240
+"""Columns of a table that goes to a file or another program, where nobody told how wide a line may be."""
+
+
+console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 errors = Console(stderr=True)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Says what is wrong in one line and ends the command."""
     errors.print(
-        f"farlab: {message}",
+        f"farlab: {one_line(message)}",
         style="red" if sys.stderr.isatty() else None,
         markup=False,
         highlight=False,
@@ -39,9 +44,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*[_plain(cell) for cell in row])
+        table.add_row(*[Text(_plain(cell)) for cell in row])
     console.print(table)
 
 
+def one_line(message: str) -> str:
+    """A message that fits one line and cannot steer a terminal, whoever worded it."""
+    return _plain(" | ".join(line.strip() for line in message.splitlines() if line.strip()))
+
+
 def _plain(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text).replace("[", "\\[")
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

@@ -9,25 +9,27 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
 from schemas.base import SystemName
-from services._runtime.systems import System
+from services._runtime.systems import Partition, System
 
 START_SECONDS = 180.0
 ANSWER_SECONDS = 30.0
+STOP_SECONDS = 60.0
+RUNTIME_MINUTES = 10
 
 WHERE = """
 import json, os
 def lines(name):
     with open(f"/proc/net/{name}") as file:
         return [line.split() for line in file.readlines()[1:]]
-port = int(os.environ["FARLAB_PROBE_PORT"]) if "FARLAB_PROBE_PORT" in os.environ else None
 parent = os.getppid()
 inodes = set()
 for fd in os.listdir(f"/proc/{parent}/fd"):
@@ -58,16 +60,33 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What the probe of one system found. `problems` is empty when all is well."""
+    """What the probe of one system found with which server. `problems` is empty when all is well."""
 
     system: str
     partition: str
+    user: str
+    server: str
     phases: list[Phase] = []
     problems: list[str] = []
 
 
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """The way a server must be reached, where it is known: from which address, and on which of its own."""
+
+    via: str = ""
+    nodes: Sequence[str] = ()
+
+
 class ProbeError(Exception):
     """A step of the probe failed; the text says which and why."""
+
+
+class RefusedError(ProbeError):
+    """The hub answered that what was asked for cannot be had (HTTP 4xx): asking again would not help."""
+
+
+TROUBLE = (ProbeError, aiohttp.ClientError, TimeoutError, ValueError, KeyError)
+"""What can go wrong with a call: the hub's or the server's answer, the connection, what an answer has in it."""
 
 
 class Hub:
@@ -83,7 +102,8 @@ class Hub:
         async with self._http.request(method, self.url + path, json=body, headers=self._headers) as answer:
             text = await answer.text()
             if answer.status not in expected:
-                raise ProbeError(f"{method} /{path} answered {answer.status}: {_words(text, answer.reason)}")
+                kind = RefusedError if 400 <= answer.status < 500 else ProbeError
+                raise kind(f"{method} /{path} answered {answer.status}: {_words(text, answer.reason)}")
             try:
                 return json.loads(text) if text else None
             except ValueError:
@@ -117,9 +137,11 @@ def places(user: Mapping[str, Any], systems: Mapping[SystemName, System]) -> dic
     """The options of one start per system a user may use, from the user's table in `[accounts]`. Pure."""
     found: dict[str, dict[str, Any]] = {}
     for name, access in user.get("systems", {}).items():
+        if (system := systems.get(SystemName(name))) is None:
+            continue
         for account in access.get("accounts", []):
             for project, partitions in account["projects"].items():
-                partition = (partitions or list(systems[SystemName(name)].partitions))[0]
+                partition = (partitions or list(system.partitions))[0]
                 found.setdefault(
                     name,
                     {
@@ -127,17 +149,22 @@ def places(user: Mapping[str, Any], systems: Mapping[SystemName, System]) -> dic
                         "account": account["name"],
                         "project": project,
                         "partition": partition,
-                        "runtime_minutes": 10,
+                        "runtime_minutes": _minutes(system.partitions[partition]),
                     },
                 )
     return found
 
 
-async def probe(hub: Hub, user: str, options: dict[str, Any], via: str, say: Callable[[str], None]) -> Report:
-    """Starts, uses and stops one server. `via` is the login node's address traffic must come from, if any."""
-    report = Report(system=str(options["system"]), partition=str(options["partition"]))
+def _minutes(partition: Partition) -> int:
+    """A short runtime that the partition allows."""
+    return min(max(RUNTIME_MINUTES, -(-partition.min_runtime_seconds // 60)), partition.max_runtime_seconds // 60)
+
+
+async def probe(hub: Hub, user: str, options: dict[str, Any], way: Way, say: Callable[[str], None]) -> Report:
+    """Starts, uses and stops one server that must be reached in this way. Problems are in the report, never raised."""
     name = f"check-{secrets.token_hex(4)}"
-    server = f"hub/api/users/{user}/servers/{name}"
+    report = Report(system=str(options["system"]), partition=str(options["partition"]), user=user, server=name)
+    server = server_path(user, name)
     clock = time.perf_counter()
 
     def done(phase: str, detail: str = "") -> None:
@@ -154,18 +181,31 @@ async def probe(hub: Hub, user: str, options: dict[str, Any], via: str, say: Cal
         done("accepted")
         async for message in _progress(hub, f"{server}/progress"):
             done(message)
-        await _use(hub, f"user/{user}/{name}/", via, done)
-    except (ProbeError, aiohttp.ClientError, TimeoutError) as error:
-        report.problems.append(str(error) or type(error).__name__)
+        await _use(hub, f"user/{quote(user, safe='')}/{name}/", way, done)
+    except TROUBLE as error:
+        report.problems.append(told(error))
     finally:
         if started:
             try:
                 await hub.call("DELETE", server, {"remove": True}, (202, 204))
                 await _gone(hub, user, name)
                 done("stopped")
-            except (ProbeError, aiohttp.ClientError, TimeoutError) as error:
-                report.problems.append(f"not stopped: {error}")
+            except TROUBLE as error:
+                report.problems.append(f"not stopped: {told(error)}")
     return report
+
+
+def server_path(user: str, server: str) -> str:
+    """Where the hub's REST API has a user's server, whatever the names have in them. Pure."""
+    whose = f"hub/api/users/{quote(user, safe='')}"
+    return f"{whose}/servers/{quote(server, safe='')}" if server else f"{whose}/server"
+
+
+def told(error: BaseException) -> str:
+    """An error of a call in words."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
 
 
 async def _progress(hub: Hub, path: str) -> AsyncIterator[str]:
@@ -184,7 +224,7 @@ async def _progress(hub: Hub, path: str) -> AsyncIterator[str]:
     raise ProbeError("the progress of the start ended before it was ready")
 
 
-async def _use(hub: Hub, base: str, via: str, done: Callable[[str, str], None]) -> None:
+async def _use(hub: Hub, base: str, way: Way, done: Callable[[str, str], None]) -> None:
     async with asyncio.timeout(ANSWER_SECONDS):
         kernel = await hub.call("POST", f"{base}api/kernels", {}, (201,))
         done("kernel", "")
@@ -192,8 +232,10 @@ async def _use(hub: Hub, base: str, via: str, done: Callable[[str, str], None]) 
             answer = json.loads(await _execute(socket, WHERE))
     if answer["sum"] != 42:
         raise ProbeError(f"the kernel computed 6 * 7 = {answer['sum']}")
-    if via and answer["peers"] != [via]:
-        raise ProbeError(f"the server is reached from {answer['peers']}, not only through the login node {via}")
+    if way.nodes and not set(answer["listening"]) <= set(way.nodes):
+        raise ProbeError(f"the server listens on {answer['listening']}, not only on compute nodes")
+    if way.via and answer["peers"] != [way.via]:
+        raise ProbeError(f"the server is reached from {answer['peers']}, not only through the login node {way.via}")
     done("code ran", f"on {', '.join(answer['listening'])}, reached only from {', '.join(answer['peers'])}")
 
 
@@ -225,9 +267,9 @@ async def _execute(socket: aiohttp.ClientWebSocketResponse, code: str) -> str:
 
 
 async def _gone(hub: Hub, user: str, name: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(STOP_SECONDS):
         while True:
-            model = await hub.call("GET", f"hub/api/users/{user}")
+            model = await hub.call("GET", f"hub/api/users/{quote(user, safe='')}")
             if name not in (model.get("servers") or {}):
                 return
             await asyncio.sleep(0.1)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 
 import msgspec
 
-from schemas.base import event_name, message_type
+from schemas.base import SLUG_PATTERN, SessionId, event_name, message_type
 from schemas.session import SessionEvent
+from services._runtime.configuration import ConfigurationError
 from services._runtime.connection import Broker
+from services._runtime.errors import TransientError
 from services._runtime.log import Recorded
 from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration
@@ -29,11 +32,26 @@ def check_sections(configuration: Configuration) -> None:
     configuration.section("hub_bridge", HubBridgeSettings)
 
 
+async def log_is_there(broker: Broker, configuration: Configuration) -> None:
+    """Raises TransientError when the broker has no event log for us, which a reader would wait for in vain."""
+    nobody = SessionId("0" * 26)
+    try:
+        await broker.log.history("SESSIONS", configuration.subjects.session(nobody))
+    except TransientError as error:
+        servers = ", ".join(configuration.shared.nats.servers)
+        raise TransientError(
+            f"{servers} has no event log for prefix {configuration.shared.installation.prefix!r}, or does not let "
+            f"operator-cli read it ({str(error).splitlines()[0]}); is this the configuration of a running installation?"
+        ) from None
+
+
 async def sessions(
     broker: Broker, configuration: Configuration, user: str, system: str, *, live: bool, as_json: bool
 ) -> int:
     """`farlab sessions`."""
-    histories = await log_of_sessions.read_sessions(broker.log, configuration.subjects, system=system or "*")
+    histories = await log_of_sessions.read_sessions(
+        broker.log, configuration.subjects, system=_system(configuration, system)
+    )
     rows = [row for history in histories if (row := log_of_sessions.row(history)) is not None]
     rows = [row for row in rows if (not user or row.user == user) and not (live and row.state == "ended")]
     if as_json:
@@ -96,6 +114,7 @@ async def events(
     system: str,
     session: str,
     *,
+    since: datetime | None,
     follow: bool,
     as_json: bool,
 ) -> int:
@@ -103,11 +122,11 @@ async def events(
 
     def show(recorded: Recorded) -> None:
         event = recorded.message
-        if not isinstance(event, SessionEvent):
+        if not isinstance(event, SessionEvent) or not event.session.startswith(session.lower()):
             return
-        if (event_type and event_type not in (event_name(event), message_type(event))) or not event.session.startswith(
-            session
-        ):
+        if event_type and event_type not in (event_name(event), message_type(event)):
+            return
+        if since is not None and event.at < since:
             return
         if as_json:
             print_json({"sequence": recorded.sequence, **msgspec.to_builtins(event)})
@@ -116,7 +135,7 @@ async def events(
             line = f"{when} {recorded.sequence:>8} {event.session} {event.system} {event_name(event)}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    subject = configuration.subjects.sessions(system=system or "*")
+    subject = configuration.subjects.sessions(system=_system(configuration, system))
     following = await broker.log.follow("SESSIONS", [subject], show)
     try:
         if follow:
@@ -136,6 +155,34 @@ async def stop(broker: Broker, configuration: Configuration, wanted: str, reason
         said = await log_of_sessions.request_stop(broker.log, configuration.subjects, stamp, first.session, reason)
         console.print(f"{first.session}: {said}", markup=False, highlight=False)
     return 0
+
+
+def since(text: str, now: datetime) -> datetime | None:
+    """The time meant by a duration before `now` such as `90s`, `10m`, `2h` or `3d`, or by an ISO 8601 time (UTC).
+
+    None for an empty text. Raises ConfigurationError.
+    """
+    if not text:
+        return None
+    if match := re.fullmatch(r"(\d{1,6})\s*([smhd])", text.strip()):
+        seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
+        return datetime.fromtimestamp(max(0.0, now.timestamp() - seconds), UTC)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"--since {text}: not a time; write a duration such as 10m or 2h, or 2026-11-23T12:00:00"
+        ) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _system(configuration: Configuration, wanted: str) -> str:
+    """The token for a system in a subject; a star for none. Raises ConfigurationError for what cannot be a system."""
+    if wanted and re.fullmatch(SLUG_PATTERN, wanted) is None:
+        raise ConfigurationError(
+            f"--system {wanted}: not the name of a system; there are: {', '.join(configuration.systems)}"
+        )
+    return wanted or "*"
 
 
 def _ago(then: datetime) -> str:

@@ -130,11 +130,12 @@ def find(histories: Sequence[Sequence[Recorded]], wanted: str) -> Sequence[Recor
     Raises NoSuchSessionError, naming what is near.
     """
     by_id = {_first(history).session: history for history in histories}
+    part = wanted.lower()
     user, _, server = wanted.partition("/")
     of_user = [each for each in histories if _is_of(_first(each), user, server)]
     if of_user:
         return of_user[-1]
-    ids = [each for each in by_id if each.startswith(wanted) or each.endswith(wanted)]
+    ids = [each for each in by_id if each.startswith(part) or each.endswith(part)]
     if len(ids) == 1:
         return by_id[ids[0]]
     if ids:
@@ -167,9 +168,10 @@ async def request_stop(log: Log, subjects: Subjects, stamp: Stamp, session: Sess
 
 
 def _first(history: Sequence[Recorded]) -> SessionEvent:
-    first = history[0].message
-    assert isinstance(first, SessionEvent)  # noqa: S101 - only session events are in these histories
-    return first
+    for recorded in history:
+        if isinstance(recorded.message, SessionEvent):
+            return recorded.message
+    raise NoSuchSessionError("this build can read nothing of the session; try the newest `farlab`")
 
 
 def _is_of(event: SessionEvent, user: str, server: str) -> bool:

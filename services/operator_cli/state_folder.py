@@ -1,58 +1,67 @@
-"""The state folder of `farlab up`: keys, ports and the effective configuration. Starts nothing.
-
-The configuration in the folder is the operator's own with every address of an emulated site filled in; services read
-only that one.
-"""
+"""The state folder of `farlab up`: its lock, ports, secrets, keys and the broker's files. Starts nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import os
 import secrets
 import socket
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import asyncssh
 import msgspec
-import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from services._runtime.configuration import ConfigurationError, read_toml
-from services._runtime.settings import Configuration, load
+from schemas.base import SystemName
+from services._runtime.configuration import ConfigurationError
+from services._runtime.settings import Configuration
 from services._runtime.systems import System
 from services._runtime.vault import make_keys, write_secret_file
 from services.operator_cli.nats_config import make_nkeys, server_configuration
 
+HOST = "127.0.0.1"
+
 
 class Ports(msgspec.Struct, kw_only=True):
-    """The ports an installation keeps over restarts."""
+    """The ports an installation keeps over restarts; the dictionaries are by system."""
 
-    nats: int
-    hub: int
-    hub_api: int
-    proxy_api: int
-    launcher: int
-    remote_forward: dict[str, int]
+    nats: int = 0
+    hub: int = 0
+    hub_api: int = 0
+    proxy_api: int = 0
+    launcher: int = 0
+    remote_forward: dict[str, int] = {}
+    login: dict[str, int] = {}
+    site: dict[str, int] = {}
 
 
 class StateFolder:
     """One installation's folder; `lock` makes sure that only one `farlab up` uses it."""
 
     def __init__(self, folder: Path) -> None:
+        """Makes the folder. Raises ConfigurationError when it cannot be made."""
         self.path = folder.absolute()
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path}: cannot be made: {error.strerror}; name another folder with --state"
+            ) from None
         self.configuration_file = self.path / "farlab.toml"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Raises ConfigurationError when another `farlab up` uses the folder."""
-        with (self.path / "lock").open("a") as file:
+        try:
+            file = (self.path / "lock").open("a")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path}: cannot be written: {error.strerror}; name another folder with --state"
+            ) from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -64,21 +73,34 @@ class StateFolder:
             file.flush()
             yield
 
-    def ports(self, systems: list[str], public_port: int) -> Ports:
-        """The ports of an earlier start where they are free, else free ones; kept for the next."""
+    def ports(self, systems: Mapping[SystemName, System], public_port: int) -> Ports:
+        """The ports of an earlier start where they are free, else free ones; kept for the next.
+
+        Raises ConfigurationError when `public_port` is taken; 0 leaves the choice here.
+        """
         file = self.path / "ports.json"
         try:
             earlier = msgspec.json.decode(file.read_bytes(), type=Ports)
         except (OSError, msgspec.MsgspecError):
-            earlier = Ports(nats=0, hub=0, hub_api=0, proxy_api=0, launcher=0, remote_forward={})
-        ports = Ports(
-            nats=_free(earlier.nats),
-            hub=public_port or _free(earlier.hub),
-            hub_api=_free(earlier.hub_api),
-            proxy_api=_free(earlier.proxy_api),
-            launcher=_free(earlier.launcher),
-            remote_forward={name: _free(earlier.remote_forward.get(name, 0)) for name in systems},
-        )
+            earlier = Ports()
+        with contextlib.ExitStack() as held:
+            ports = Ports(
+                hub=_free(held, public_port or earlier.hub),
+                nats=_free(held, earlier.nats),
+                hub_api=_free(held, earlier.hub_api),
+                proxy_api=_free(held, earlier.proxy_api),
+                launcher=_free(held, earlier.launcher),
+            )
+            if public_port and ports.hub != public_port:
+                raise ConfigurationError(
+                    f"port {public_port} is taken by another program; name another with --port, such as --port 0"
+                )
+            for name, system in systems.items():
+                if system.emulated is not None:
+                    login = system.emulated.login_node
+                    ports.remote_forward[name] = _free(held, earlier.remote_forward.get(name, 0), login)
+                    ports.login[name] = _free(held, earlier.login.get(name, 0), login)
+                    ports.site[name] = _free(held, earlier.site.get(name, 0))
         file.write_bytes(msgspec.json.encode(ports))
         return ports
 
@@ -92,25 +114,18 @@ class StateFolder:
     def make_keys(self) -> None:
         """Makes every key that is missing: of services, of the launcher's delegation, of the tunneler's SSH."""
         make_keys(self.path / "keys")
-        ssh_key = self.path / "keys" / "id_ed25519"
-        if not ssh_key.exists():
-            key = asyncssh.generate_private_key("ssh-ed25519")
-            write_secret_file(ssh_key, key.export_private_key())
-            ssh_key.with_suffix(".pub").write_bytes(key.export_public_key())
-        delegation = self.path / "keys" / "delegation.pem"
-        if not delegation.exists():
-            private = ed25519.Ed25519PrivateKey.generate()
-            write_secret_file(
-                delegation,
-                private.private_bytes(
-                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-                ),
-            )
-            (self.path / "keys" / "delegation.pub.pem").write_bytes(
-                private.public_key().public_bytes(
-                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-                )
-            )
+        _key_pair(
+            self.path / "keys" / "id_ed25519",
+            "id_ed25519.pub",
+            serialization.PrivateFormat.OpenSSH,
+            (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH),
+        )
+        _key_pair(
+            self.path / "keys" / "delegation.pem",
+            "delegation.pub.pem",
+            serialization.PrivateFormat.PKCS8,
+            (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
+        )
 
     def write_nats_configuration(self, configuration: Configuration, ports: Ports) -> Path:
         """Writes `nats.conf` with a signed-in user per service; returns the file."""
@@ -120,130 +135,41 @@ class StateFolder:
             subjects=configuration.subjects,
             hub=configuration.shared.installation.hub,
             public_keys=make_nkeys(self.path / "nkeys"),
-            host="127.0.0.1",
+            host=HOST,
             port=ports.nats,
             folder=file.parent,
         )
         write_secret_file(file, text.encode())
         return file
 
-    def write_configuration(
-        self, source: Configuration, ports: Ports, sites: dict[str, dict[str, str]], hub_bridge: dict[str, Any]
-    ) -> Configuration:
-        """Writes the effective configuration and reads it back. `sites` has what emulated sites say of themselves."""
-        tables = read_toml(source.file)
-        tables.setdefault("installation", {}).update(systems_folder="systems", keys_folder="keys")
-        tables["nats"] = {"servers": [f"nats://127.0.0.1:{ports.nats}"], "nkeys_folder": "nkeys"}
-        tables["hub_bridge"] = {**tables.get("hub_bridge", {}), **hub_bridge}
-        folder = self.path / "systems"
-        folder.mkdir(exist_ok=True)
-        for stale in folder.glob("*.toml"):
-            stale.unlink()
-        origin = source.file.parent / source.shared.installation.systems_folder
-        for name, system in source.systems.items():
-            table = read_toml(origin / f"{name}.toml")
-            if system.emulated is not None and name in sites:
-                self._fill_in(table, system, ports, sites[name])
-            _write(folder / f"{name}.toml", table)
-        _write(self.configuration_file, tables)
-        return load(self.configuration_file)
 
-    def _fill_in(self, table: dict[str, Any], system: System, ports: Ports, site: dict[str, str]) -> None:
-        keys = self.path / "keys"
-        table["site"].update(
-            url=site["base_url"],
-            ca_file=site["ca"],
-            delegation_key_file=str(keys / "delegation.pem"),
-            notifications_url=f"http://127.0.0.1:{ports.launcher}",
+def _key_pair(
+    file: Path,
+    public_name: str,
+    private_format: serialization.PrivateFormat,
+    public_format: tuple[serialization.Encoding, serialization.PublicFormat],
+) -> None:
+    """An Ed25519 key in a file, 0600, with its public half beside it; one that is there stays."""
+    if not file.exists():
+        private = ed25519.Ed25519PrivateKey.generate()
+        file.with_name(public_name).write_bytes(private.public_key().public_bytes(*public_format) + b"\n")
+        write_secret_file(
+            file,
+            private.private_bytes(serialization.Encoding.PEM, private_format, serialization.NoEncryption()),
         )
-        table["reach"].update(
-            login_nodes=[site["login_node"]], key_file=str(keys / "id_ed25519"), known_hosts_file=site["known_hosts"]
-        )
-        listen_host, listen_port = site["login_node"].rpartition(":")[0], ports.remote_forward[system.name]
-        table["reach"]["remote_forward"] = {
-            "listen_host": listen_host,
-            "listen_port": listen_port,
-            "hub_host": "127.0.0.1",
-            "hub_port": ports.hub_api,
-        }
-        job = table.setdefault("job", {})
-        job.update(python=sys.executable, hub_api_url=f"http://{listen_host}:{listen_port}/hub/api")
-
-    def write_emulators(self, source: Configuration, ports: Ports) -> dict[str, tuple[Path, Path]]:
-        """Writes what the emulated login node and site of each system are told; returns the two files by system."""
-        files: dict[str, tuple[Path, Path]] = {}
-        accounts = source.sections.get("accounts", {})
-        for name, system in source.systems.items():
-            if system.emulated is None:
-                continue
-            folder = self.path / "sites" / name
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            login = {
-                "folder": str(folder / "login"),
-                "host": system.emulated.login_node,
-                "authorized_keys": [(self.path / "keys" / "id_ed25519.pub").read_text()],
-                "networks": list(system.reach.networks),
-                "listen": [f"{system.emulated.login_node}:{ports.remote_forward[name]}"],
-            }
-            site = {
-                "folder": str(folder / "site"),
-                "queues": {
-                    each: {
-                        "max_nodes": partition.max_nodes,
-                        "gpus_per_node": partition.gpus_per_node,
-                        "max_runtime_seconds": partition.max_runtime_seconds,
-                    }
-                    for each, partition in system.partitions.items()
-                },
-                "compute_nodes": system.emulated.compute_nodes,
-                "jobs_per_node": 24,
-                "queue_seconds": system.emulated.queue_seconds,
-                "path": [str(Path(sys.executable).parent)],
-                "users": _site_users(accounts.get("users", []), name),
-                "trusted": {system.site.issuer_dn: str(self.path / "keys" / "delegation.pub.pem")},
-            }
-            files[name] = (folder / "login.toml", folder / "site.toml")
-            _write(files[name][0], login)
-            _write(files[name][1], site)
-        return files
 
 
-def _site_users(users: list[dict[str, Any]], system: str) -> list[dict[str, Any]]:
-    known = []
-    for user in users:
-        here = user.get("systems", {}).get(system)
-        if here is not None:
-            accounts = here.get("accounts", [])
-            groups = sorted({project for account in accounts for project in account["projects"]})
-            known.append(
-                {"dn": here.get("site_identity", ""), "uids": [each["name"] for each in accounts], "groups": groups}
-            )
-    return known
-
-
-def _write(file: Path, table: dict[str, Any]) -> None:
-    temporary = file.with_suffix(".new")
-    temporary.write_text(tomli_w.dumps(table))
-    temporary.replace(file)
-
-
-def _free(wanted: int) -> int:
-    """`wanted` if it is free, else a free port."""
+def _free(held: contextlib.ExitStack, wanted: int, host: str = HOST) -> int:
+    """`wanted` if it is free, else a free port. Held until `held` ends, so that no port is given twice."""
+    trouble = ""
     for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise ConfigurationError("no free port on 127.0.0.1; end some programs")
-
-
-def read_ports(file: Path) -> dict[str, str]:
-    """What an emulator says of itself; empty until it does."""
-    try:
-        said: dict[str, str] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return said
+        probe = socket.socket()
+        held.callback(probe.close)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            trouble = error.strerror or str(error)
+            continue
+        return int(probe.getsockname()[1])
+    raise ConfigurationError(f"no port of {host} can be taken: {trouble}; is the address one of this machine?")

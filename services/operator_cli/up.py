@@ -14,7 +14,8 @@ import services.hub_bridge
 from services._runtime import topology
 from services._runtime.connection import connect
 from services._runtime.settings import Configuration
-from services.operator_cli.state_folder import Ports, StateFolder, read_ports
+from services.operator_cli.effective import EMULATORS, EmulatedSite, write_configuration, write_emulators
+from services.operator_cli.state_folder import Ports, StateFolder
 from services.operator_cli.supervisor import Child, Ready, Say, Supervisor
 
 SERVICES = ("accounts", "hpc_launcher", "tunneler")
@@ -40,14 +41,13 @@ class Installation:
     async def start(self) -> None:
         """Starts everything in order. Raises NotReadyError or ConfigurationError; then `stop` cleans up."""
         self._state.make_keys()
-        ports = self.ports = self._state.ports(list(self._source.systems), self._public_port)
+        ports = self.ports = self._state.ports(self._source.systems, self._public_port)
         await self._start_broker(ports)
         sites = await self._start_sites(ports)
-        self.configuration = self._state.write_configuration(self._source, ports, sites, self._hub_bridge(ports))
+        self.configuration = write_configuration(self._state, self._source, ports, sites)
         await self._apply_topology()
-        await asyncio.gather(*[self._start_service(name, ports) for name in SERVICES])
-        await self._start_proxy(ports)
-        await self._start_hub(ports)
+        await self.supervisor.start_saying(self._proxy(ports))
+        await self.supervisor.start_all([*[self._service(name, ports) for name in SERVICES], self._hub(ports)])
 
     async def stop(self) -> None:
         """Stops everything in reverse order."""
@@ -56,29 +56,18 @@ class Installation:
     async def _start_broker(self, ports: Ports) -> None:
         file = self._state.write_nats_configuration(self._source, ports)
         command = [str(Path(sys.executable).parent / "nats-server"), "-c", str(file)]
-        await self._run(Child(name="nats", command=command, ready=_listens(ports.nats)))
+        await self.supervisor.start_saying(Child(name="nats", command=command, ready=_listens(ports.nats)))
 
-    async def _start_sites(self, ports: Ports) -> dict[str, dict[str, str]]:
-        sites: dict[str, dict[str, str]] = {}
-        for name, (login_file, site_file) in self._state.write_emulators(self._source, ports).items():
-            said: dict[str, dict[str, str]] = {}
-            for part, module, file in (
-                ("login", "emulators.login_node", login_file),
-                ("site", "emulators.unicore_site", site_file),
-            ):
-                told = file.parent / part / "ports.json"
-                told.unlink(missing_ok=True)
-                command = [sys.executable, "-m", module, "--config", str(file)]
-                child = Child(name=f"{name}-{part}", command=command, ready=_exists(told))
-                await self._run(child)
-                said[part] = read_ports(told)
-            sites[name] = {
-                "base_url": said["site"]["base_url"],
-                "origin": said["site"]["origin"],
-                "ca": said["site"]["ca"],
-                "login_node": f"{said['login']['host']}:{said['login']['port']}",
-                "known_hosts": str(login_file.parent / "login" / "known_hosts"),
-            }
+    async def _start_sites(self, ports: Ports) -> dict[str, EmulatedSite]:
+        sites = write_emulators(self._state, self._source, ports)
+        children = []
+        for name, site in sites.items():
+            for part, module in EMULATORS:
+                if (file := site.folder / f"{part}.toml").exists():
+                    site.told(part).unlink(missing_ok=True)
+                    command = [sys.executable, "-m", module, "--config", str(file)]
+                    children.append(Child(name=f"{name}-{part}", command=command, ready=_exists(site.told(part))))
+        await self.supervisor.start_all(children)
         return sites
 
     async def _apply_topology(self) -> None:
@@ -88,52 +77,40 @@ class Installation:
         finally:
             await broker.close()
 
-    async def _start_service(self, name: str, ports: Ports) -> None:
+    def _service(self, name: str, ports: Ports) -> Child:
         port_file = self._state.path / f"{name}.port"
         port_file.unlink(missing_ok=True)
         command = [
             *(sys.executable, "-m", f"services.{name}", "--config", str(self._state.configuration_file)),
             *("--port", str(ports.launcher if name == "hpc_launcher" else 0), "--port-file", str(port_file)),
         ]
-        await self._run(Child(name=name, command=command, ready=_ready_at(port_file)))
+        return Child(name=name, command=command, ready=_ready_at(port_file))
 
-    async def _start_proxy(self, ports: Ports) -> None:
-        """The proxy is a process of its own, so that a hub that restarts disturbs nobody."""
+    def _proxy(self, ports: Ports) -> Child:
+        """The proxy is a process of its own, so that a hub that restarts disturbs nobody.
+
+        A proxy that was started again knows no route until the hub looks: it is told to at once.
+        """
         command = [
             *(sys.executable, "-m", "services.hub_bridge.proxy", "--log-level", "error"),
             *("--ip", "127.0.0.1", "--port", str(ports.hub)),
             *("--api-ip", "127.0.0.1", "--api-port", str(ports.proxy_api)),
             *("--error-target", f"http://127.0.0.1:{ports.hub_api}/hub/error"),
         ]
-        environment = {"CONFIGPROXY_AUTH_TOKEN": self._state.secret("proxy.token")}
-        await self._run(Child(name="proxy", command=command, ready=_listens(ports.proxy_api), environment=environment))
+        return Child(
+            name="proxy",
+            command=command,
+            ready=_listens(ports.proxy_api),
+            environment={"CONFIGPROXY_AUTH_TOKEN": self._state.secret("proxy.token")},
+            restarted=_hub_sets_routes(ports, self._state.secret("operator.token")),
+        )
 
-    async def _start_hub(self, ports: Ports) -> None:
+    def _hub(self, ports: Ports) -> Child:
         config = Path(services.hub_bridge.__file__).with_name("jupyterhub_config.py")
         command = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
         environment = {"FARLAB_CONFIG": str(self._state.configuration_file)}
         ready = _answers(f"http://127.0.0.1:{ports.hub}/hub/health")
-        await self._run(Child(name="hub", command=command, ready=ready, environment=environment))
-
-    def _hub_bridge(self, ports: Ports) -> dict[str, object]:
-        for secret in ("password", "proxy.token", "operator.token"):
-            self._state.secret(secret)
-        return {
-            "public_url": f"http://127.0.0.1:{ports.hub}",
-            "hub_host": "127.0.0.1",
-            "hub_port": ports.hub_api,
-            "proxy_api_url": f"http://127.0.0.1:{ports.proxy_api}",
-            "proxy_token_file": "proxy.token",
-            "state_folder": "hub",
-            "users": [user["name"] for user in self._source.sections.get("accounts", {}).get("users", [])],
-            "password_file": "password",
-            "service_token_file": "operator.token",
-        }
-
-    async def _run(self, child: Child) -> None:
-        self._say(child.name, "starting")
-        seconds = await self.supervisor.start(child)
-        self._say(child.name, f"ready in {seconds:.1f} s")
+        return Child(name="hub", command=command, ready=ready, environment=environment)
 
 
 def _listens(port: int) -> Ready:
@@ -175,6 +152,21 @@ def _answers(url: str) -> Ready:
             return False
 
     return ready
+
+
+def _hub_sets_routes(ports: Ports, token: str) -> Ready:
+    async def told() -> bool:
+        url, headers = f"http://127.0.0.1:{ports.hub_api}/hub/api/proxy", {"Authorization": f"token {token}"}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
+                http.post(url, headers=headers) as answer,
+            ):
+                return answer.status < 300
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    return told
 
 
 def left_over(folder: Path) -> Sequence[int]:

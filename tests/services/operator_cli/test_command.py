@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -13,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from schemas.base import SystemName
 from schemas.subjects import Subjects
 from services._runtime.configuration import ConfigurationError
 from services._runtime.log import Recorded
 from services.operator_cli.sessions import NoSuchSessionError, find, row, timeline
 from services.operator_cli.state_folder import StateFolder
-from services.operator_cli.supervisor import Child, NotReadyError, Supervisor
+from tests.support.catalogue import system
 from tests.support.running import ROOT
 from tests.support.samples import Story, stamp
 
@@ -130,37 +130,48 @@ def test_a_state_folder_is_for_one_and_its_secrets_for_its_owner(tmp_path: Path)
     assert second.secret("password") == secret
     private = [tmp_path / "s" / name for name in ("password", "keys/id_ed25519", "keys/delegation.pem")]
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in private)
-    ports = first.ports(["demo-hpc"], 0)
-    assert second.ports(["demo-hpc"], 0) == ports
+    systems = {SystemName("demo-hpc"): system("demo-hpc")}
+    ports = first.ports(systems, 0)
+    assert second.ports(systems, 0) == ports
 
 
-async def yes() -> bool:
-    return True
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["up", "--config", "/nowhere/farlab.toml"], 2, "/nowhere/farlab.toml: no such file; name another"),
+        (["events", "--since", "yesterday"], 2, "--since yesterday: not a time; write a duration such as 10m"),
+        (["check", "--hub", "http://127.0.0.1:1", "--token-file", "/nowhere/t"], 2, "name one that holds a token"),
+        (["keys", "/proc/nowhere"], 2, "/proc/nowhere: cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_one_line_with_a_remedy(arguments: list[str], code: int, said: str) -> None:
+    done = farlab(*arguments, FARLAB_CONFIG=str(ROOT / "farlab.toml"))
+    assert done.returncode == code
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
 
 
-async def test_a_supervisor_restarts_what_crashes_and_leaves_nothing(tmp_path: Path) -> None:
-    said: list[tuple[str, str]] = []
-    supervisor = Supervisor(tmp_path, lambda name, what: said.append((name, what)))
-    for name in ("first", "second"):
-        await supervisor.start(Child(name=name, command=["sleep", "600"], ready=yes))
-    before = supervisor.pids()
-    supervisor.kill("first")
-    async with asyncio.timeout(10):
-        while supervisor.pids()["first"] == before["first"] or ("first", "ready again") not in said:
-            await asyncio.sleep(0.02)
-    pids = supervisor.pids()
-    assert pids["second"] == before["second"]
-    await supervisor.stop()
-    for pid in pids.values():
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+def test_a_public_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = farlab("up", "--config", str(ROOT / "farlab.toml"), "--state", str(tmp_path / "s"), "--port", port)
+    assert done.returncode == 2
+    assert f"port {port} is taken by another program" in done.stderr
+    assert not list((tmp_path / "s" / "logs").iterdir())
 
 
-async def test_a_child_that_never_gets_ready_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
-    async def no() -> bool:
-        return False
+def test_a_start_at_a_hub_that_is_away_is_one_line(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    place = ["--system", "demo-hpc", "--account", "a", "--project", "p", "--partition", "batch"]
+    done = farlab("start", "ada", *place, "--hub", "http://127.0.0.1:1", "--token-file", str(token))
+    assert done.returncode == 1
+    assert done.stderr.startswith("farlab: not started: Cannot connect to host 127.0.0.1:1")
+    assert len(done.stderr.strip().splitlines()) == 1
 
-    supervisor = Supervisor(tmp_path, lambda name, what: None)
-    with pytest.raises(NotReadyError, match="the disk is full"):
-        await supervisor.start(Child(name="bad", command=["sh", "-c", "echo the disk is full; exit 3"], ready=no))
-    await supervisor.stop()
+
+def test_what_is_wrong_never_mixes_with_json(tmp_path: Path) -> None:
+    text = '[nats]\nservers = ["nats://127.0.0.1:1"]\nconnect_seconds = 0.2\n'
+    done = farlab("sessions", "--json", "--config", configured(tmp_path, text))
+    assert done.stdout == "", "what is wrong goes to standard error, so that JSON stays JSON"
