@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 import msgspec
@@ -101,7 +100,7 @@ class SessionDeliveries:
             structlog.contextvars.bind_contextvars(
                 session=event.session, system=event.system, event_type=type(event).__name__
             )
-            async with _kept_alive(delivery, self._ack_wait_seconds / 3):
+            with _KeptAlive(delivery, self._ack_wait_seconds / 3):
                 await self._handle(event, delivery.sequence)
             await delivery.acknowledge()
         except Exception as error:
@@ -176,17 +175,23 @@ def _told(error: Exception) -> PermanentError:
     )
 
 
-@contextlib.asynccontextmanager
-async def _kept_alive(delivery: Delivery, every_seconds: float) -> AsyncIterator[None]:
-    """Tells the log now and then that the work goes on, so that a slow site does not cause a second handler."""
+class _KeptAlive:
+    """Tells the log now and then that the work goes on, so that a slow site does not cause a second handler.
 
-    async def tell() -> None:
-        while True:
-            await asyncio.sleep(every_seconds)
-            await delivery.working()
+    A call of the loop's and no task until there is something to tell: nearly all work is over long before.
+    """
 
-    teller = asyncio.create_task(tell())
-    try:
-        yield
-    finally:
-        teller.cancel()
+    def __init__(self, delivery: Delivery, every_seconds: float) -> None:
+        self._delivery = delivery
+        self._every_seconds = every_seconds
+        self._telling: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        self._next = asyncio.get_running_loop().call_later(self._every_seconds, self._tell)
+
+    def __exit__(self, *_: object) -> None:
+        self._next.cancel()
+
+    def _tell(self) -> None:
+        self._telling = asyncio.ensure_future(self._delivery.working())
+        self.__enter__()

@@ -45,6 +45,11 @@ class App(Protocol):
 
 
 Build = Callable[[Configuration, Broker], App]
+ReadSettings = Callable[[Configuration], object]
+"""Reads a service's own table of the configuration. Raises ConfigurationError."""
+
+CLOSE_SECONDS = 6.0
+"""How long a service may take to finish what is in hand; whoever stops it waits a little longer before it kills."""
 
 
 def utc_now() -> datetime:
@@ -63,8 +68,11 @@ def vault_of(configuration: Configuration, broker: Broker, service: str) -> Vaul
     return Vault(broker.vault, configuration.keys_folder, service)
 
 
-def main(service: str, build: Build, arguments: Sequence[str] | None = None) -> int:
-    """The command line of a service: `--config FILE`. Returns the exit code; an error is one line."""
+def main(service: str, build: Build, read_settings: ReadSettings, arguments: Sequence[str] | None = None) -> int:
+    """The command line of a service: `--config FILE`. Returns the exit code; an error is one line.
+
+    Its settings are read before the broker is asked for anything: what is wrong in the file is said at once.
+    """
     parser = argparse.ArgumentParser(prog=f"farlab-{service}", description=f"Farlab's {service}.")
     parser.add_argument("--config", type=Path, default=Path("farlab.toml"), help="farlab.toml (default: here)")
     parser.add_argument("--host", default="127.0.0.1", help="address of /healthz, /readyz, /metrics")
@@ -73,6 +81,7 @@ def main(service: str, build: Build, arguments: Sequence[str] | None = None) -> 
     options = parser.parse_args(arguments)
     try:
         configuration = load(options.config)
+        read_settings(configuration)
         logs = configuration.shared.logs
         configure_logs(service, level=logs.level, log_format=logs.format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -127,7 +136,7 @@ async def _serve(
             reason = error.strerror or str(error)
             raise ConfigurationError(f"--host {options.host} --port {options.port}: {reason}; name another") from None
         stack.push_async_callback(server.close)
-        stack.push_async_callback(_within, app.close, 15.0)
+        stack.push_async_callback(_within, app.close, CLOSE_SECONDS)
         await app.start()
         ready.set()
         if options.port_file:

@@ -4,6 +4,7 @@ import sys
 
 from services._runtime.service import main
 from services.accounts.app import build
+from services.accounts.settings import accounts_settings
 
 if __name__ == "__main__":
-    sys.exit(main("accounts", build))
+    sys.exit(main("accounts", build, accounts_settings))

@@ -17,18 +17,18 @@ from services._runtime.log import Recorded
 from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration
 from services.accounts.settings import accounts_settings
-from services.hpc_launcher.settings import HpcLauncherSettings
+from services.hpc_launcher.settings import launcher_settings
 from services.hub_bridge.settings import HubBridgeSettings
 from services.operator_cli import sessions as log_of_sessions
 from services.operator_cli.output import console, print_json, print_table
-from services.tunneler.settings import TunnelerSettings
+from services.tunneler.settings import tunneler_settings
 
 
 def check_sections(configuration: Configuration) -> None:
     """Reads every service's own table. Raises ConfigurationError."""
     accounts_settings(configuration)
-    configuration.section("tunneler", TunnelerSettings)
-    configuration.section("hpc_launcher", HpcLauncherSettings)
+    tunneler_settings(configuration)
+    launcher_settings(configuration)
     configuration.section("hub_bridge", HubBridgeSettings)
 
 

@@ -30,7 +30,7 @@ from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel,
 from services.tunneler.port_forward import DirectWays, SshWays
 from services.tunneler.ports import Address, LostError, Prove, Way, Ways, WrongServerError
 from services.tunneler.proof import prove
-from services.tunneler.settings import TunnelerSettings
+from services.tunneler.settings import TunnelerSettings, tunneler_settings
 from services.tunneler.targets import RefusedTargetError, check_target
 from services.tunneler.upkeep import REPLICA_LEASES, Upkeep
 
@@ -42,7 +42,7 @@ PROOF_PAUSES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
     """The service, from its configuration and an open broker. Raises ConfigurationError."""
-    settings = configuration.section("tunneler", TunnelerSettings)
+    settings = tunneler_settings(configuration)
     return TunnelerApp(
         log=broker.log,
         leases=broker.leases,

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from schemas.base import Slug
 from schemas.subjects import slug
+from services._runtime.settings import Configuration
 
 
 def _host_name() -> str:
@@ -29,3 +30,8 @@ class TunnelerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     check_seconds: Annotated[float, Meta(gt=0)] = 30.0
     reconcile_seconds: Annotated[float, Meta(gt=0)] = 2.0
     unreachable_seconds: Annotated[float, Meta(gt=0)] = 120.0
+
+
+def tunneler_settings(configuration: Configuration) -> TunnelerSettings:
+    """The table `[tunneler]`. Raises ConfigurationError."""
+    return configuration.section("tunneler", TunnelerSettings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +73,7 @@ class Given:
         self.answers.append("retried")
 
     async def working(self) -> None:
-        pass
+        self.answers.append("working")
 
 
 class Service:
@@ -79,29 +81,59 @@ class Service:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
+        self.ack_wait_seconds = 10.0
         self.handled: list[SessionEvent] = []
         self.told: list[str] = []
         self.log = MemoryLog()
 
     async def handle(self, event: SessionEvent, sequence: int) -> None:
         self.handled.append(event)
+        await self.busy()
         if self.error is not None:
             raise self.error
+
+    async def busy(self) -> None:
+        """What the handler is at before it returns or fails."""
 
     async def fail(self, event: SessionEvent, error: PermanentError) -> None:
         self.told.append(error.reason)
 
     async def answer(self, body: bytes, subject: str = "", attempt: int = 1) -> list[str]:
         deliveries = SessionDeliveries(
-            service="svc", log=self.log, subjects=SUBJECTS, handle=self.handle, fail=self.fail, ack_wait_seconds=10
+            service="svc",
+            log=self.log,
+            subjects=SUBJECTS,
+            handle=self.handle,
+            fail=self.fail,
+            ack_wait_seconds=self.ack_wait_seconds,
         )
-        given = Given(body, subject, attempt)
+        given = self.given = Given(body, subject, attempt)
         await deliveries.deliver(given)
         return given.answers
 
 
 EVENT = stamp()(Story().requested(), after=0, cause=None)
 SUBJECT = SUBJECTS.session_event(EVENT)
+
+
+class SlowService(Service):
+    """A handler that is not done before the log was told twice that it works."""
+
+    async def busy(self) -> None:
+        async with asyncio.timeout(20):
+            while self.given.answers.count("working") < 2:
+                await asyncio.sleep(0.005)
+
+
+async def test_long_work_is_kept_in_hand_until_it_is_done_and_no_longer() -> None:
+    service = SlowService()
+    service.ack_wait_seconds = 0.05
+    answers = await service.answer(encode(EVENT), SUBJECT)
+    assert answers[:2] == ["working", "working"]
+    assert answers.count("acknowledged") == 1
+    said = len(answers)
+    await asyncio.sleep(service.ack_wait_seconds)  # nothing is to happen: only time can show it
+    assert len(answers) <= said + 1
 
 
 async def test_what_is_handled_is_acknowledged() -> None:

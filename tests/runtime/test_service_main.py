@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from services._runtime.configuration import ConfigurationError
 from services._runtime.service import main, stamp_of
-from services._runtime.settings import load
+from services._runtime.settings import Configuration, load
 from services._runtime.vault import KeyFileError, make_keys
 from tests.support.broker import nats_server
 from tests.support.running import ROOT
@@ -42,7 +43,7 @@ class App:
             return web.Response(text="broken")
         return [web.post("/break", breaks)]
 
-sys.exit(main("tunneler", App))
+sys.exit(main("tunneler", App, lambda configuration: None))
 """
 
 
@@ -131,7 +132,7 @@ def never(configuration: object, broker: object) -> object:
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What a service that cannot start prints: one line, and it leaves with 2."""
-    assert main("accounts", never, arguments) == 2  # type: ignore[arg-type]
+    assert main("accounts", never, lambda configuration: None, arguments) == 2  # type: ignore[arg-type]
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     return said[0]
@@ -142,6 +143,21 @@ def test_a_missing_or_wrong_configuration_is_one_line(tmp_path: Path, capsys: py
     assert missing.startswith(f"farlab-accounts: {tmp_path / 'farlab.toml'}: no such file; name another")
     file = configured(tmp_path, "nats://127.0.0.1:1", 'server = "x"\n')
     assert 'nats.server is not a setting; did you mean "servers"?' in failing(capsys, "--config", str(file))
+
+
+def test_a_wrong_table_is_said_before_the_broker_is_asked_for_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_settings(configuration: Configuration) -> object:
+        raise ConfigurationError(f"{configuration.file}: accounts.quota is not a setting")
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        file = configured(tmp_path, f"nats://127.0.0.1:{silent.getsockname()[1]}", "connect_seconds = 60.0\n")
+        assert main("accounts", never, read_settings, ["--config", str(file)]) == 2  # type: ignore[arg-type]
+        silent.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    assert "accounts.quota is not a setting" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
