@@ -124,7 +124,7 @@ class Supervisor:
                 stderr=log,
                 env={**os.environ, **child.environment},
                 start_new_session=True,
-                preexec_fn=_dying_with(os.getpid()),
+                preexec_fn=dying_with(os.getpid()),
             )
         except OSError as error:
             raise NotReadyError(f"{child.name}: {child.command[0]} cannot be run: {error.strerror}") from None
@@ -174,7 +174,7 @@ async def _told(child: Child, process: asyncio.subprocess.Process) -> bool:
     return process.returncode is None
 
 
-def _dying_with(parent: int) -> Callable[[], None]:
+def dying_with(parent: int) -> Callable[[], None]:
     """What a child does before it runs its program: it ends when its parent does, even by `kill -9`."""
 
     def prepare() -> None:

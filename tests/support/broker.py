@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from services.operator_cli.supervisor import dying_with
 
 CONFIGURATION = """
 listen: "127.0.0.1:{port}"
@@ -45,6 +48,7 @@ class NatsServer:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                preexec_fn=dying_with(os.getpid()),
             )
         async with asyncio.timeout(20):
             while not (ports := _ports(self.folder, self.process.pid)):

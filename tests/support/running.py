@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from services.operator_cli.supervisor import dying_with
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -38,6 +40,7 @@ class RunningFarlab:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=dying_with(os.getpid()),
             )
         until = time.monotonic() + seconds
         while "Ready in" not in self.log.read_text():
