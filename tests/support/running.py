@@ -79,12 +79,16 @@ class RunningFarlab:
 
     def farlab(self, *arguments: str) -> Any:
         """The JSON a reading command prints about this installation."""
+        return json.loads(self.printed(*arguments))
+
+    def printed(self, *arguments: str) -> str:
+        """What a reading command prints with `--json`."""
         command = [sys.executable, "-m", "services.operator_cli", *arguments, "--json"]
         environment = {**os.environ, "FARLAB_CONFIG": str(self.state / "farlab.toml")}
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
         )
-        return json.loads(done.stdout)
+        return done.stdout
 
     def pid_of(self, words: str) -> int:
         """The process of this installation whose command line has these words."""

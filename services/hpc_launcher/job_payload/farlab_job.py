@@ -97,6 +97,10 @@ def server_environment(plan: Plan, address: str, port: int) -> dict[str, str]:
         environment["JUPYTERHUB_SSL_CLIENT_CA"] = write_private("farlab-ca.crt", certificates["cafile"])
     scheme = "https" if certificates else "http"
     environment["JUPYTERHUB_SERVICE_URL"] = f"{scheme}://{address}:{port}{plan['base_url']}"
+    # Jupyter keeps the token in its runtime folder: ours is private and goes with the job's directory.
+    runtime = HERE / "runtime"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    environment["JUPYTER_RUNTIME_DIR"] = str(runtime)
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [environment.get("PYTHONPATH")])])
     return environment
 

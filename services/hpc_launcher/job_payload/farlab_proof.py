@@ -56,5 +56,6 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 
 
 def _load_jupyter_server_extension(server: Any) -> None:
+    server.no_browser_open_file = True  # a page with the server's token in it, readable by the user's group
     path = server.web_app.settings["base_url"].rstrip("/") + "/farlab/proof"
     server.web_app.add_handlers(".*$", [(re.escape(path), ProofHandler, {"key": read_key()})])
