@@ -126,6 +126,12 @@ async def test_a_follower_whose_consumer_the_broker_forgot_comes_back_by_itself(
         await following.close()
 
 
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process has come to its halt, which the signal does not wait for."""
+    states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    return set(states) == {"T"}
+
+
 async def test_a_broker_that_hangs_for_a_while_costs_no_message(tmp_path: Path) -> None:
     """SIGSTOP: the connection stays up and nothing comes, so only silence tells."""
     seen: list[int] = []
@@ -135,6 +141,7 @@ async def test_a_broker_that_hangs_for_a_while_costs_no_message(tmp_path: Path) 
         await until(lambda: seen == [1])
         assert server.process is not None
         server.process.send_signal(signal.SIGSTOP)
+        await until(lambda: stopped(server.process.pid))
         appending = asyncio.create_task(append(log, Story().requested()))
         await asyncio.wait({appending}, timeout=0.5)
         assert not appending.done()
