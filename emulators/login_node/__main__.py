@@ -21,7 +21,7 @@ async def _run(configuration: LoginNodeConfiguration) -> None:
 
 
 def main() -> int:
-    """Exit code 2 with one line when the configuration is wrong."""
+    """Exit code 2 with one line when the configuration is wrong, 1 when the node cannot be started."""
     parser = argparse.ArgumentParser(prog="login_node", description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     try:
@@ -29,7 +29,11 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    asyncio.run(_run(configuration))
+    try:
+        asyncio.run(_run(configuration))
+    except OSError as error:
+        print(f"The emulated login node cannot start: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     return 0
 
 

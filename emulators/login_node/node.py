@@ -1,16 +1,24 @@
-"""An SSH server on an address of its own that forwards only to compute nodes. No shell, no files, no agent."""
+"""An SSH server on an address of its own that forwards only to compute nodes. No shell, no files, no agent.
+
+A stand-in for development and tests; it must never be used for production.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import json
+import os
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 import asyncssh
 import msgspec
 from asyncssh.forward import SSHForwarder
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class LoginNodeConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,19 +29,28 @@ class LoginNodeConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_u
 
     folder: str
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     user: str = "farlab"
     authorized_keys: list[str]
     networks: list[str]
-    ports: tuple[int, int] = (1024, 65_535)
+    ports: tuple[Port, Port] = (1024, 65_535)
     listen: list[str] = []
+
+    def __post_init__(self) -> None:
+        for network in self.networks:
+            ipaddress.ip_network(network)
+        self.keys()
+
+    def keys(self) -> asyncssh.SSHAuthorizedKeys:
+        """The keys that are let in. Raises ValueError when one of them is not one."""
+        return asyncssh.import_authorized_keys("\n".join(self.authorized_keys))
 
 
 def load(file: Path) -> LoginNodeConfiguration:
     """The configuration in a file. Raises ValueError with one line that names what is wrong."""
     try:
         return msgspec.convert(tomllib.loads(file.read_text()), LoginNodeConfiguration)
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ValueError(f"{file}: {error}") from None
 
 
@@ -41,6 +58,7 @@ class LoginNode:
     """One emulated login node: `async with LoginNode(configuration) as node: node.port`.
 
     Connections to compute nodes come from the login node's own address, so that a server sees which way they came.
+    `opened` counts the forwarded connections, `refused` those that were not, `listening` the granted remote forwards.
     """
 
     def __init__(self, configuration: LoginNodeConfiguration) -> None:
@@ -48,8 +66,10 @@ class LoginNode:
         self.folder = Path(configuration.folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.port = configuration.port
+        self.keys = configuration.keys()
         self.opened = 0
         self.refused = 0
+        self.listening = 0
         self._networks = [ipaddress.ip_network(network) for network in configuration.networks]
         self._connections: set[asyncssh.SSHServerConnection] = set()
         self._acceptor: asyncssh.SSHAcceptor | None = None
@@ -61,6 +81,11 @@ class LoginNode:
         public = " ".join(self._key.export_public_key().decode().split()[:2])
         return f"[{self.configuration.host}]:{self.port} {public}\n"
 
+    @property
+    def connected(self) -> int:
+        """How many clients are connected."""
+        return len(self._connections)
+
     async def __aenter__(self) -> LoginNode:
         await self.start()
         return self
@@ -69,13 +94,12 @@ class LoginNode:
         await self.stop()
 
     async def start(self) -> None:
-        """Listens, on the port it had before if it had one."""
+        """Listens, on the port it had before if it had one. Raises OSError when it cannot."""
         self._acceptor = await asyncssh.listen(
             self.configuration.host,
             self.port,
             server_factory=lambda: _Server(self),
             server_host_keys=[self._key],
-            authorized_client_keys=asyncssh.import_authorized_keys("\n".join(self.configuration.authorized_keys)),
             agent_forwarding=False,
             x11_forwarding=False,
             allow_pty=False,
@@ -91,6 +115,7 @@ class LoginNode:
 
     async def stop(self) -> None:
         """Ends all connections and listens no more."""
+        (self.folder / "ports.json").unlink(missing_ok=True)
         if self._acceptor is not None:
             self._acceptor.close()
             self.drop_connections()
@@ -108,12 +133,14 @@ class LoginNode:
         file = self.folder / "ssh_host_ed25519_key"
         if not file.exists():
             key = asyncssh.generate_private_key("ssh-ed25519")
-            file.touch(mode=0o600)
-            file.write_bytes(key.export_private_key())
+            temporary = file.with_suffix(".new")
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+                opened.write(key.export_private_key())
+            temporary.replace(file)
         return asyncssh.read_private_key(file)
 
     def may_reach(self, host: str, port: int) -> bool:
-        """Whether a target lies on a compute node."""
+        """Whether a target lies on a compute node. Names are not resolved: no compute node has one here."""
         low, high = self.configuration.ports
         try:
             address = ipaddress.ip_address(host)
@@ -145,32 +172,36 @@ class _Server(asyncssh.SSHServer):
         self._node.left(self._connection)
 
     def begin_auth(self, username: str) -> bool:
-        del username
+        """Nobody but the configured user has keys here."""
+        if self._connection is not None and username == self._node.configuration.user:
+            self._connection.set_authorized_keys(self._node.keys)
         return True
 
     def public_key_auth_supported(self) -> bool:
         return True
 
-    async def connection_requested(  # type: ignore[override]
+    async def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
-    ) -> asyncssh.SSHTCPSession[bytes] | bool:
+    ) -> asyncssh.SSHTCPSession[bytes]:
         del orig_host, orig_port
         node = self._node
-        if self._connection is None or self._connection.get_extra_info("username") != node.configuration.user:
-            return False
         if not node.may_reach(dest_host, dest_port):
             node.refused += 1
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, f"{dest_host}:{dest_port} is no compute node"
             )
-        node.opened += 1
         try:
             _, forwarder = await asyncio.get_running_loop().create_connection(
                 SSHForwarder, dest_host, dest_port, local_addr=(node.configuration.host, 0)
             )
         except OSError as error:
+            node.refused += 1
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, error.strerror or str(error)) from None
+        node.opened += 1
         return SSHForwarder(forwarder)  # type: ignore[return-value]
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        return f"{listen_host}:{listen_port}" in self._node.configuration.listen
+        granted = f"{listen_host}:{listen_port}" in self._node.configuration.listen
+        if granted:
+            self._node.listening += 1
+        return granted

@@ -14,6 +14,8 @@ Kind = Literal[
     "error500",
     "drop",
     "drop-after",
+    "crash",
+    "crash-after",
     "unauthorised",
     "forbidden",
     "too-many-requests",
@@ -21,19 +23,28 @@ Kind = Literal[
     "invalid-json",
     "lost-notification",
 ]
+AFTERWARDS: tuple[Kind, ...] = ("drop-after", "crash-after")
 
 
 class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What goes wrong for the next `times` requests whose method and path match; `seconds` for slow ones.
 
-    `drop` closes the connection before the request is handled, `drop-after` once it was: the answer is lost.
+    `drop` closes the connection before the request is handled, `drop-after` once it was: the answer is lost. `crash`
+    and `crash-after` are the same, and the whole site dies as if by power failure, when it runs as a program.
     """
 
     kind: Kind
     method: str = ".*"
     path: str = ".*"
     times: Annotated[int, Meta(ge=1)] = 1
-    seconds: float = 1.0
+    seconds: Annotated[float, Meta(ge=0)] = 1.0
+
+    def __post_init__(self) -> None:
+        for pattern in (self.method, self.path):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
 
 
 class Faults:
@@ -56,6 +67,11 @@ class Faults:
                 self._count(fault)
                 return True
         return False
+
+    @property
+    def submission_disabled(self) -> bool:
+        """Whether the site would say that it takes no jobs now."""
+        return any(fault.kind == "submission-disabled" for fault in self.planned)
 
     def _count(self, fault: Fault) -> Fault:
         fault.times -= 1

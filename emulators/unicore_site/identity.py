@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,11 +14,15 @@ import msgspec
 from aiohttp import web
 
 from emulators.unicore_site.configuration import SiteConfiguration, SiteUser
+from emulators.unicore_site.refusals import RefusedError
 
 ALGORITHMS = ["RS256", "RS512", "ES256", "EdDSA"]
 SESSION_HEADER = "X-UNICORE-SecuritySession"
+LIFETIME_HEADER = "X-UNICORE-SecuritySession-Lifetime"
 PREFERENCES_HEADER = "X-UNICORE-User-Preferences"
 SESSION_LOST = 432
+MOST_SESSIONS = 5
+"""A user's sixth session ends the first."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -28,38 +33,55 @@ class Caller(msgspec.Struct, frozen=True):
     group: str
 
 
+class Session:
+    """An open security session. Preferences, once given, hold for its later calls too."""
+
+    def __init__(self, user: SiteUser, seconds: float) -> None:
+        self.id = secrets.token_hex(16)
+        self.user = user
+        self.preferences: dict[str, str] = {}
+        self._until = time.monotonic() + seconds
+
+    def left_seconds(self) -> float:
+        """How long it lives on."""
+        return self._until - time.monotonic()
+
+
 CALLER = web.RequestKey("caller", Caller)
-SESSION = web.RequestKey("session", str)
-
-
-class RefusedError(Exception):
-    """The call is refused with an HTTP status and UNICORE's error body."""
-
-    def __init__(self, status: int, message: str) -> None:
-        self.status = status
-        self.message = message
-        super().__init__(message)
+SESSION = web.RequestKey("session", Session)
 
 
 class Doorkeeper:
     """Knows the site's users and open security sessions."""
 
     def __init__(self, configuration: SiteConfiguration) -> None:
-        self._users = {user.dn: user for user in configuration.users}
+        self._bad_token = 403 if configuration.manner == "unicorex" else 401
+        self._session_seconds = configuration.session_seconds
+        self.users = {user.dn: user for user in configuration.users}
         self._keys = {issuer: Path(file).read_bytes() for issuer, file in configuration.trusted.items()}
-        self.sessions: dict[str, str] = {}
+        self.sessions: dict[str, Session] = {}
 
-    def admit(self, headers: Mapping[str, str]) -> tuple[Caller, str]:
-        """The caller and the id of its security session. Raises RefusedError."""
-        session = headers.get(SESSION_HEADER)
-        if session is not None:
-            if session not in self.sessions:
-                raise RefusedError(SESSION_LOST, f"No such security session: {session}")
-            return self._as(self._users[self.sessions[session]], headers), session
-        user = self._authenticated(headers.get("Authorization", ""))
-        session = secrets.token_hex(16)
-        self.sessions[session] = user.dn
-        return self._as(user, headers), session
+    def admit(self, headers: Mapping[str, str]) -> tuple[Caller, Session]:
+        """The caller and its security session. Raises RefusedError."""
+        wanted = headers.get(SESSION_HEADER)
+        if wanted is None:
+            session = self._open(self._authenticated(headers.get("Authorization", "")))
+        else:
+            found = self.sessions.get(wanted)
+            if found is None or found.left_seconds() <= 0:
+                self.sessions.pop(wanted, None)
+                raise RefusedError(SESSION_LOST, "No such security session.")
+            session = found
+        session.preferences |= _preferences(headers.get(PREFERENCES_HEADER, ""))
+        return _as(session), session
+
+    def _open(self, user: SiteUser) -> Session:
+        session = Session(user, self._session_seconds)
+        mine = [each.id for each in self.sessions.values() if each.user is user]
+        for oldest in mine[: len(mine) + 1 - MOST_SESSIONS]:
+            del self.sessions[oldest]
+        self.sessions[session.id] = session
+        return session
 
     def _authenticated(self, authorization: str) -> SiteUser:
         scheme, _, credential = authorization.partition(" ")
@@ -74,7 +96,7 @@ class Doorkeeper:
             name, _, password = base64.b64decode(credential, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             raise RefusedError(401, "Malformed credentials.") from None
-        for user in self._users.values():
+        for user in self.users.values():
             if (
                 name in user.uids
                 and user.password
@@ -85,28 +107,39 @@ class Doorkeeper:
 
     def _delegated(self, token: str) -> SiteUser:
         try:
-            issuer = jwt.decode(token, options={"verify_signature": False}).get("iss", "")
+            issuer = str(jwt.decode(token, options={"verify_signature": False}).get("iss", ""))
             if issuer not in self._keys:
-                raise RefusedError(401, f"Issuer {issuer!r} is not trusted.")
+                raise RefusedError(self._bad_token, "The token's issuer is not trusted.")
             claims = jwt.decode(token, self._keys[issuer], algorithms=ALGORITHMS, options={"require": ["exp", "sub"]})
-        except jwt.PyJWTError as error:
-            raise RefusedError(401, f"Token is not valid: {error}") from None
+        except (jwt.PyJWTError, TypeError, ValueError) as error:
+            raise RefusedError(self._bad_token, f"Token is not valid: {error}") from None
         if str(claims.get("etd", "")).lower() != "true":
-            raise RefusedError(401, "Token is not meant for delegation.")
-        user = self._users.get(claims["sub"])
+            raise RefusedError(self._bad_token, "Token is not meant for delegation.")
+        user = self.users.get(str(claims["sub"]))
         if user is None:
-            raise RefusedError(403, f"{claims['sub']} is not known at this site.")
+            raise RefusedError(403, "The user is not known at this site.")
         return user
 
-    def _as(self, user: SiteUser, headers: Mapping[str, str]) -> Caller:
-        preferences = dict(pair.split(":", 1) for pair in headers.get(PREFERENCES_HEADER, "").split(",") if ":" in pair)
-        uid = preferences.get("uid", user.uids[0])
-        group = preferences.get("group", user.groups[0] if user.groups else "")
-        if uid not in user.uids:
-            raise RefusedError(403, f"Requested uid {uid!r} is not available for {user.dn}.")
-        if group and group not in user.groups:
-            raise RefusedError(403, f"Requested group {group!r} is not available for {user.dn}.")
-        return Caller(user.dn, uid, group)
+
+def _preferences(header: str) -> dict[str, str]:
+    """Raises RefusedError for a header that is not `name:value` pairs."""
+    if not header:
+        return {}
+    pairs = [pair.split(":") for pair in header.split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise RefusedError(403, "Invalid format for user preference.")
+    return {name.lower(): value for name, value in pairs}
+
+
+def _as(session: Session) -> Caller:
+    user, preferred = session.user, session.preferences
+    uid = preferred.get("uid", user.uids[0])
+    group = preferred.get("group", preferred.get("pgid", user.groups[0] if user.groups else ""))
+    if uid not in user.uids:
+        raise RefusedError(403, f"Requested uid {uid!r} is not available for {user.dn}.")
+    if group and group not in user.groups:
+        raise RefusedError(403, f"Requested group {group!r} is not available for {user.dn}.")
+    return Caller(user.dn, uid, group)
 
 
 def caller_of(request: web.Request) -> Caller:
