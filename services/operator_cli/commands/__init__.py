@@ -1,0 +1,1 @@
+"""What an operator types: one file a family of commands, each with options, help and nothing else. Does no work."""
