@@ -39,7 +39,10 @@ test-real: lint  ## the same plus what needs real servers and a browser
 check: setup  ## start everything, use it as a user would, stop it, look for what is left
 	@$(VENV)/bin/farlab up --check
 
+simulate: setup  ## simulated crashes for SECONDS=60, or one SEED=n (FAULTS=0,3), or MUTATIONS=all
+	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(FAULTS),--faults $(FAULTS)),$(if $(MUTATIONS),--mutations $(filter-out all,$(MUTATIONS)),--seconds $(or $(SECONDS),60)))
+
 bench: setup  ## the benchmarks, a line of JSON each
 	@$(PY) -m benchmarks.start_chain --json
 
-.PHONY: help setup lock up lint test test-real check bench
+.PHONY: help setup lock up lint test test-real check simulate bench

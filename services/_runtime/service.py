@@ -57,10 +57,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def stamp_of(configuration: Configuration, service: str) -> Stamp:
+def stamp_of(configuration: Configuration, service: str, now: Callable[[], datetime] = utc_now) -> Stamp:
     """The stamp of a service, from its key file. Raises KeyFileError."""
     source = f"{configuration.shared.installation.prefix}/{service}"
-    return Stamp(source, read_secret_file(configuration.keys_folder / f"{service}.ids"), utc_now)
+    return Stamp(source, read_secret_file(configuration.keys_folder / f"{service}.ids"), now)
 
 
 def vault_of(configuration: Configuration, broker: Broker, service: str) -> Vault:

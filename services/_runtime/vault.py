@@ -114,8 +114,11 @@ class Vault:
         return self.unseal(entry[0], secret_type)
 
     async def forget(self, session: SessionId) -> None:
-        """Deletes everything kept for a session, for whichever recipient. Safe to repeat."""
-        for recipient in RECIPIENTS:
+        """Deletes everything kept for a session, for whichever recipient. Safe to repeat.
+
+        The hub bridge's entry goes last: it is what a hub that was killed in between finds the others by.
+        """
+        for recipient in reversed(RECIPIENTS):
             key = f"{session}.{recipient}"
             if await self._bucket.get(key) is not None:
                 await self._bucket.delete(key)

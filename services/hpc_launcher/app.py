@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -85,7 +85,7 @@ def unicore_site(system: System) -> Site:
 
 
 class LauncherApp:
-    """The jobs of sessions on HPC systems. The stamp's clock is that of facts, `monotonic` that of intervals."""
+    """The jobs of sessions on HPC systems. The stamp's clock is that of facts, `clock` that of intervals."""
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class LauncherApp:
         systems: Mapping[SystemName, System],
         sites: Mapping[SystemName, Site],
         settings: HpcLauncherSettings,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._sites = sites
         self._settings = settings
@@ -138,9 +139,9 @@ class LauncherApp:
                 chronicle=chronicle,
                 record=self.sessions.consumer.record,
                 now=self._now,
-                clock=monotonic,
+                clock=clock,
             )
-            poller = Poller(system=system, view=self.sessions.view, observer=observer, clock=monotonic)
+            poller = Poller(system=system, view=self.sessions.view, observer=observer, clock=clock)
             self.sessions.view.watch(poller.observe)
             self.pollers[name] = poller
             self._leases[name] = Lease(leases, f"{SERVICE}.{name}.poller", replica_name(settings))
@@ -154,7 +155,7 @@ class LauncherApp:
                 nudge=self.sessions.consumer.nudge,
                 owners_per_round=settings.owners_per_round,
                 now=self._now,
-                clock=monotonic,
+                clock=clock,
             )
             self.sessions.view.watch(reconciler.observe)
             self.reconcilers[name] = reconciler

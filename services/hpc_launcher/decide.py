@@ -122,6 +122,9 @@ def _stray(
 def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[Command]]:
     """The end of a session whose job can never be made, handed over or ended."""
     match state:
+        case Created() if error.code == DEADLINE_PASSED:
+            # An answer may have been lost: the job may run, and its session ends when it is proved that it does not.
+            return [Emit(stop(state.request, error.reason))]
         case Admitted() | Created() | Submitted() | Listening() | Reachable() | Ready() | Interrupted():
             outcome: Outcome = "expired" if error.code == DEADLINE_PASSED else "failed"
             return [Emit(ended(state.request, outcome, error.reason, error.remedy))]
@@ -129,6 +132,13 @@ def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[C
             return [Emit(ended(state.request, "lost", error.reason, error.remedy))]
         case NotStarted() | Requested() | Waiting() | Rejected() | Withdrawn() | Ended():
             return []
+
+
+def stop(request: StartRequested, reason: str) -> StopRequested:
+    """The launcher's own wish for a session's end; like a user's, it is tried until the job is gone."""
+    return StopRequested(
+        hub=request.hub, system=request.system, session=request.session, by=LAUNCHER, reason=reason[:1024]
+    )
 
 
 def ended(

@@ -16,14 +16,13 @@ from schemas.session import (
     Running,
     ServerListening,
     SessionEvent,
-    StopRequested,
     Unknown,
 )
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.systems import System
 from services.hpc_launcher import ports, script
 from services.hpc_launcher.chronicle import Chronicle
-from services.hpc_launcher.decide import LAUNCHER, ended
+from services.hpc_launcher.decide import ended, stop
 from services.hpc_launcher.endings import finish, used
 from services.hpc_launcher.reconcile import Silence, lost_at, waits_for_server
 
@@ -189,14 +188,6 @@ class Observer:
         await self._record(ended(state.request, "lost", reason, "Start the server again.", use=use))
 
     async def _expire(self, state: WithStatus) -> None:
-        """Asks for the end of a start that took too long; like a user's stop, it is tried until the job is gone."""
-        request = state.request
-        await self._record(
-            StopRequested(
-                hub=request.hub,
-                system=request.system,
-                session=request.session,
-                by=LAUNCHER,
-                reason=f"{self._system.title} did not start the server before the deadline of the start.",
-            )
-        )
+        """Asks for the end of a start that took too long."""
+        reason = f"{self._system.title} did not start the server before the deadline of the start."
+        await self._record(stop(state.request, reason))

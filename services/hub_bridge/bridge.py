@@ -7,9 +7,8 @@ loop. Until the event log answers, whoever asks for it waits: an unreachable log
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +25,7 @@ from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.identity import Stamp
 from services._runtime.log import Bucket, Log
-from services._runtime.service import stamp_of
+from services._runtime.service import stamp_of, utc_now
 from services._runtime.settings import Configuration, load
 from services._runtime.tasks import end
 from services._runtime.vault import KeyFileError, Vault
@@ -71,17 +70,26 @@ class Attached(Protocol):
 
 
 Connect = Callable[[Configuration, str], Awaitable[Broker]]
+OpenVault = Callable[[Bucket, Path, str], Vault]
 
 
 class Bridge:
     """One hub's side of the event log."""
 
-    def __init__(self, configuration: Configuration, connect: Connect = connection.connect) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        connect: Connect = connection.connect,
+        open_vault: OpenVault = Vault,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self.configuration = configuration
         self.settings = configuration.section("hub_bridge", HubBridgeSettings)
         self.hub: HubName = configuration.shared.installation.hub
+        self.now = now
         self._connect = connect
-        self._stamp: Stamp = stamp_of(configuration, SERVICE)
+        self._open_vault = open_vault
+        self._stamp: Stamp = stamp_of(configuration, SERVICE, now)
         self._spawners: dict[SessionId, Attached] = {}
         self._disowned: set[SessionId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -173,13 +181,12 @@ class Bridge:
         broker = await self._connected()
         sessions = Sessions(broker.log, self.configuration.subjects, self._stamp, self.hub)
         try:
-            vault = Vault(broker.vault, self.configuration.keys_folder, SERVICE)
+            vault = self._open_vault(broker.vault, self.configuration.keys_folder, SERVICE)
             await _until_it_works(sessions.start)
             self._parts = (sessions, vault, broker.access)
             sessions.watch(self._watch)
             self._open.set()
-            with contextlib.suppress(TransientError):
-                await self.sweep()
+            await _until_it_works(self.sweep)
             await asyncio.get_running_loop().create_future()
         finally:
             self._parts = None
@@ -237,10 +244,6 @@ class Bridge:
     def unattached(self) -> Iterable[tuple[SessionId, SessionState]]:
         """The live sessions that no spawner of this hub holds."""
         return [(id_, at.state) for id_, at in self.sessions.view.live() if id_ not in self._spawners]
-
-    def now(self) -> datetime:
-        """The time now, in UTC."""
-        return datetime.now(UTC)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -294,7 +294,7 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         """Asks for the session's end and waits for it, as long as it takes."""
         del now  # the launcher ends jobs gracefully and tries until they are gone
         if self._requesting is not None:
-            await asyncio.wait([self._requesting])
+            await asyncio.gather(self._requesting, return_exceptions=True)
         session = self._session
         if session is None:
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services._runtime.errors import PermanentError
+from services._runtime.errors import PermanentError, TransientError
 from services._runtime.memory import MemoryBucket
 from services._runtime.vault import RECIPIENTS, KeyFileError, Vault, make_keys, read_secret_file, write_secret_file
 from tests.support.samples import new_session
@@ -91,6 +91,24 @@ async def test_a_session_is_forgotten_for_every_recipient_and_no_other_is(folder
     with pytest.raises(PermanentError) as gone:
         await vault.open(over, Token)
     assert gone.value.code == "secrets-gone"
+
+
+async def test_a_removal_that_was_cut_short_leaves_what_the_hub_finds_the_rest_by(folder: Path) -> None:
+    class Killed(MemoryBucket):
+        deletes = 0
+
+        async def delete(self, key: str) -> None:
+            if self.deletes == 1:
+                raise TransientError("killed here")
+            self.deletes += 1
+            await super().delete(key)
+
+    vault, session = Vault(Killed(), folder, "hub-bridge"), new_session()
+    for recipient in ("hub-bridge", "hpc-launcher", "tunneler"):
+        await vault.put(session, recipient, Token(CANARY))
+    with pytest.raises(TransientError):
+        await vault.forget(session)
+    assert f"{session}.hub-bridge" in await vault.names()
 
 
 async def test_a_later_secret_takes_the_place_of_an_earlier_one(folder: Path) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from schemas.lifecycle import Ended, SessionState, fold
-from schemas.session import JobStatusChanged, ProgressReported, Running, SessionEnded, SessionEvent, StartRejected
+from schemas.session import (
+    JobStatusChanged,
+    ProgressReported,
+    Running,
+    SessionEnded,
+    SessionEvent,
+    StartRejected,
+    StopRequested,
+)
 from services._runtime.decider import Emit, Perform
 from services._runtime.errors import PermanentError
 from services.hpc_launcher.decide import (
@@ -107,6 +115,13 @@ def test_what_can_never_work_ends_with_the_reason_and_a_remedy(
     assert isinstance(step, Emit)
     assert isinstance(step.event, SessionEnded)
     assert (step.event.outcome, step.event.reason, step.event.remedy) == (outcome, "because", "do this")
+
+
+def test_a_job_that_may_run_is_stopped_and_not_just_given_up_when_its_start_comes_too_late() -> None:
+    [step] = give_up(fold([REQUESTED, ADMITTED, CREATED]), PermanentError(DEADLINE_PASSED, "too late", "later"))
+    assert isinstance(step, Emit)
+    assert isinstance(step.event, StopRequested)
+    assert (step.event.by, step.event.reason) == ("hpc-launcher", "too late")
 
 
 @pytest.mark.parametrize("history", [[], [REQUESTED], [REQUESTED, REJECTED], [REQUESTED, STOP], [*READY, STOP, END]])

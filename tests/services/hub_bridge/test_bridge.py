@@ -128,6 +128,28 @@ async def test_secrets_a_killed_hub_left_behind_go_and_those_of_others_stay(
     await bridge.close()
 
 
+async def test_a_sweep_that_the_log_did_not_answer_is_tried_again(
+    configuration: Configuration, broker: MemoryBroker
+) -> None:
+    class AwayAtFirst(MemoryBucket):
+        asked = 0
+
+        async def keys(self) -> list[str]:
+            self.asked += 1
+            if self.asked == 1:
+                raise TransientError("away")
+            return await super().keys()
+
+    broker.vault = bucket = AwayAtFirst()
+    vault, never = Vault(bucket, configuration.keys_folder, "hub-bridge"), new_session()
+    await seal(vault, never, HUB, {"JUPYTERHUB_API_TOKEN": "t"}, None)
+    bridge = await _bridge(configuration, broker)
+    async with asyncio.timeout(10):
+        while await bucket.get(f"{never}.hub-bridge") is not None:
+            await asyncio.sleep(0.01)
+    await bridge.close()
+
+
 async def test_each_recipient_opens_its_own_part_only(configuration: Configuration, broker: MemoryBroker) -> None:
     keys = configuration.keys_folder
     vaults = {name: Vault(broker.vault, keys, name) for name in ("hub-bridge", "hpc-launcher", "tunneler")}

@@ -1,0 +1,1 @@
+"""Deterministic simulation: every service's real code on a broker, sites, SSH and clocks that one seed drives."""
