@@ -91,7 +91,7 @@ async def url(target: tuple[Target, int]) -> AsyncIterator[str]:
     )
     try:
         async with asyncio.timeout(30):
-            while not await _listens(port):
+            while not (await _listens(port) and await _listens(api)):
                 await asyncio.sleep(0.02)
         url = f"http://127.0.0.1:{port}"
         API_PORTS[url] = api
