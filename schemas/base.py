@@ -19,13 +19,20 @@ UserName = NewType("UserName", str)
 SLUG_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 SESSION_ID_PATTERN = r"^[0-7][0-9a-hjkmnp-tv-z]{25}$"
 
+PERSONAL = Meta(extra={"privacy": "personal"})
+"""Marks a field that tells of a person or of a site's inside; exports put a pseudonym in its place (`privacy`)."""
+WORDS = Meta(extra={"privacy": "words"})
+"""Marks text for people, in which such values may occur."""
+DROPPED = Meta(extra={"privacy": "dropped"})
+"""Marks what no export takes along."""
+
 Slug = Annotated[str, Meta(pattern=SLUG_PATTERN, max_length=63)]
 SessionIdField = Annotated[SessionId, Meta(pattern=SESSION_ID_PATTERN)]
 HubNameField = Annotated[HubName, Meta(pattern=SLUG_PATTERN, max_length=63)]
 SystemNameField = Annotated[SystemName, Meta(pattern=SLUG_PATTERN, max_length=63)]
-UserNameField = Annotated[UserName, Meta(min_length=1, max_length=255)]
-ShortText = Annotated[str, Meta(max_length=1024)]
-LongText = Annotated[str, Meta(max_length=16384)]
+UserNameField = Annotated[UserName, Meta(min_length=1, max_length=255), PERSONAL]
+ShortText = Annotated[str, Meta(max_length=1024), WORDS]
+LongText = Annotated[str, Meta(max_length=16384), DROPPED]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PositiveInt = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]

@@ -76,6 +76,8 @@ def sample_of(message: type[Message]) -> Message:
 
 def _sample(kind: Any, name: str) -> Any:
     match kind:
+        case inspect.Metadata():
+            return _sample(kind.type, name)
         case inspect.StructType():
             values = {field.encode_name: _sample(field.type, field.encode_name) for field in kind.fields}
             return ({kind.tag_field: kind.tag} if kind.tag_field else {}) | values

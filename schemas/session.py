@@ -8,6 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from schemas.base import (
+    DROPPED,
+    PERSONAL,
+    WORDS,
     Count,
     HubNameField,
     LongText,
@@ -32,14 +35,14 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     cores: PositiveInt | None = None
     gpus: Count = 0
     memory_bytes: PositiveInt | None = None
-    reservation: Annotated[str, Meta(max_length=255)] | None = None
+    reservation: Annotated[str, Meta(max_length=255), PERSONAL] | None = None
 
 
 class HpcPlace(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="hpc"):
     """Where on an HPC system: whose account, which project pays, which partition runs it."""
 
-    account: Annotated[str, Meta(min_length=1, max_length=64)]
-    project: Annotated[str, Meta(min_length=1, max_length=64)]
+    account: Annotated[str, Meta(min_length=1, max_length=64), PERSONAL]
+    project: Annotated[str, Meta(min_length=1, max_length=64), PERSONAL]
     partition: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
@@ -64,13 +67,13 @@ class StartRequested(SessionEvent, frozen=True, kw_only=True, tag="start-request
     """A user asked for a server. Secrets are in the vault under `<session>.<recipient>`, never here."""
 
     user: UserNameField
-    server_name: Annotated[str, Meta(max_length=255)] = ""
+    server_name: Annotated[str, Meta(max_length=255), PERSONAL] = ""
     vo: Slug = "default"
     place: Place
     resources: Resources
     software: Annotated[str, Meta(max_length=255)] = "jupyterlab"
-    base_url: Annotated[str, Meta(max_length=1024)] = "/"
-    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    base_url: Annotated[str, Meta(max_length=1024), WORDS] = "/"
+    environment: Annotated[dict[str, str], DROPPED] = msgspec.field(default_factory=dict)
     deadline: UtcDatetime
 
 
@@ -84,7 +87,7 @@ class StartWaiting(SessionEvent, frozen=True, kw_only=True, tag="start-waiting.v
 class StartAdmitted(SessionEvent, frozen=True, kw_only=True, tag="start-admitted.v1"):
     """Access, limits, maintenance and quota were checked; the user acts at the site as `site_identity`."""
 
-    site_identity: Annotated[str, Meta(max_length=255)] = ""
+    site_identity: Annotated[str, Meta(max_length=255), PERSONAL] = ""
 
 
 class StartRejected(SessionEvent, frozen=True, kw_only=True, tag="start-rejected.v1"):
@@ -98,7 +101,7 @@ class StartRejected(SessionEvent, frozen=True, kw_only=True, tag="start-rejected
 class JobCreated(SessionEvent, frozen=True, kw_only=True, tag="job-created.v1"):
     """The job exists at the site but consumes nothing yet."""
 
-    job: Annotated[str, Meta(min_length=1, max_length=1024)]
+    job: Annotated[str, Meta(min_length=1, max_length=1024), PERSONAL]
 
 
 class JobSubmitted(SessionEvent, frozen=True, kw_only=True, tag="job-submitted.v1"):
@@ -146,18 +149,18 @@ class ProgressReported(SessionEvent, frozen=True, kw_only=True, tag="progress-re
 class ServerListening(SessionEvent, frozen=True, kw_only=True, tag="server-listening.v1"):
     """The user's server accepts connections on the compute node."""
 
-    host: Annotated[str, Meta(min_length=1, max_length=255)]
+    host: Annotated[str, Meta(min_length=1, max_length=255), PERSONAL]
     port: Port
 
 
 class TunnelReady(SessionEvent, frozen=True, kw_only=True, tag="tunnel-ready.v1"):
     """The hub reaches the server at `host` and `port`; `generation` grows at every re-establishment."""
 
-    host: Annotated[str, Meta(min_length=1, max_length=255)]
+    host: Annotated[str, Meta(min_length=1, max_length=255), PERSONAL]
     port: Port
     generation: PositiveInt
     replica: Annotated[str, Meta(max_length=63)] = ""
-    via: Annotated[str, Meta(max_length=255)] = ""
+    via: Annotated[str, Meta(max_length=255), PERSONAL] = ""
 
 
 class TunnelLost(SessionEvent, frozen=True, kw_only=True, tag="tunnel-lost.v1"):
@@ -175,7 +178,7 @@ class ServerReady(SessionEvent, frozen=True, kw_only=True, tag="server-ready.v1"
 class StopRequested(SessionEvent, frozen=True, kw_only=True, tag="stop-requested.v1"):
     """The session shall end: by whom and why."""
 
-    by: Annotated[str, Meta(max_length=255)]
+    by: Annotated[str, Meta(max_length=255), WORDS]
     reason: ShortText
 
 

@@ -38,6 +38,8 @@ def messages() -> st.SearchStrategy[Message]:
 
 def _values(kind: inspect.Type) -> st.SearchStrategy[Any]:
     match kind:
+        case inspect.Metadata():
+            return _values(kind.type)
         case inspect.StructType():
             fields = {field.encode_name: _values(field.type) for field in kind.fields}
             tag = {kind.tag_field: kind.tag} if kind.tag_field else {}
