@@ -178,7 +178,7 @@ class ServerReady(SessionEvent, frozen=True, kw_only=True, tag="server-ready.v1"
 class StopRequested(SessionEvent, frozen=True, kw_only=True, tag="stop-requested.v1"):
     """The session shall end: by whom and why."""
 
-    by: Annotated[str, Meta(max_length=255), WORDS]
+    by: Annotated[str, Meta(max_length=255), PERSONAL]
     reason: ShortText
 
 

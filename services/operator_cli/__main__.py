@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.operator_cli.commands import act, configuration, installation, see
+from services.operator_cli.commands import act, configuration, installation, replay, see
 
 app = typer.Typer(
     name="farlab",
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for family in (installation, see, act):
+for family in (installation, see, replay, act):
     app.add_typer(family.app)
 app.add_typer(configuration.app, name="config")
 

@@ -19,7 +19,7 @@ from services._runtime.log import Recorded
 from services._runtime.settings import Configuration
 from services._runtime.systems import UnicoreSite
 from services._runtime.view import placed
-from services.operator_cli.sessions import read_sessions
+from services.operator_cli.histories import LogHistories
 
 PATIENCE_SECONDS = 20.0
 LOOK_SECONDS = 0.1
@@ -65,7 +65,7 @@ async def left_behind(
 
 async def _look(configuration: Configuration, broker: Broker, servers: Collection[Server]) -> list[str]:
     subjects = configuration.subjects
-    traced = traces(await read_sessions(broker.log, subjects), servers)
+    traced = traces(await LogHistories(broker.log, subjects).all(), servers)
     found = [f"session {session} has not ended" for session, state in traced.states.items() if not _over(state)]
     found += [f"vault entry {key}" for key in await broker.vault.keys() if _mentions(key, traced.states)]
     found += [f"lease {key}" for key in await broker.leases.keys() if _mentions(key, traced.states)]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from services._runtime.configuration import ConfigurationError
+
+Answer = TypeVar("Answer")
 
 PIPE_WIDTH = 240
 """Columns of a table that goes to a file or another program, where nobody told how wide a line may be."""
@@ -30,6 +34,14 @@ def fail(message: str, code: int = 2) -> NoReturn:
         soft_wrap=True,
     )
     raise typer.Exit(code)
+
+
+def checked(value: Callable[[], Answer]) -> Answer:
+    """What an option means; a value that means nothing ends the command with the one line that says so."""
+    try:
+        return value()
+    except ConfigurationError as error:
+        fail(str(error))
 
 
 def print_json(value: object) -> None:

@@ -1,10 +1,12 @@
-"""The commands that read the log, and the one that asks for a session's end."""
+"""What the seeing commands do: fetch histories, ask what they say, print it for people or programs. Change nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from datetime import UTC, datetime
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -14,14 +16,22 @@ from services._runtime.configuration import ConfigurationError
 from services._runtime.connection import Broker
 from services._runtime.errors import TransientError
 from services._runtime.log import Recorded
-from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration
 from services.accounts.settings import accounts_settings
 from services.hpc_launcher.settings import launcher_settings
 from services.hub_bridge.settings import HubBridgeSettings
-from services.operator_cli import sessions as log_of_sessions
+from services.operator_cli.histories import Histories
 from services.operator_cli.output import console, print_json, print_table
+from services.operator_cli.story.explain import explain as explained
+from services.operator_cli.story.history import find
+from services.operator_cli.story.phases import phases
+from services.operator_cli.story.row import Order, Row, Wanted, row, rows
+from services.operator_cli.story.stats import stats as figures
+from services.operator_cli.story.timeline import Step
+from services.operator_cli.story.timeline import timeline as steps_of
 from services.tunneler.settings import tunneler_settings
+
+WATCH_SECONDS = 1.0
 
 
 def check_sections(configuration: Configuration) -> None:
@@ -45,51 +55,54 @@ async def log_is_there(broker: Broker, configuration: Configuration) -> None:
         ) from None
 
 
-async def sessions(
-    broker: Broker, configuration: Configuration, user: str, system: str, *, live: bool, as_json: bool
-) -> int:
+async def sessions(source: Histories, wanted: Wanted, *, order: Order, watch: bool, as_json: bool) -> int:
     """`farlab sessions`."""
-    histories = await log_of_sessions.read_sessions(
-        broker.log, configuration.subjects, system=_system(configuration, system)
-    )
-    rows = [row for history in histories if (row := log_of_sessions.row(history)) is not None]
-    rows = [row for row in rows if (not user or row.user == user) and not (live and row.state == "ended")]
+    system_token(wanted.system)
+    while True:
+        histories = await source.all(system=wanted.system or "*")
+        found = rows(histories, wanted, datetime.now(UTC), order)
+        if watch and not as_json:
+            console.clear()
+        _print_rows(found, as_json=as_json)
+        if not watch:
+            return 0
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+def _print_rows(found: Sequence[Row], *, as_json: bool) -> None:
     if as_json:
-        print_json(rows)
-        return 0
+        print_json(found)
+        return
     print_table(
-        f"{len(rows)} sessions",
+        f"{len(found)} sessions",
         ("session", "user", "server", "system", "state", "for", "outcome", "reason"),
         [
             (
-                row.session,
-                row.user,
-                row.server_name or "(default)",
-                row.system,
-                row.state,
-                _ago(row.since),
-                row.outcome,
-                row.reason[:80],
+                each.session,
+                each.user,
+                each.server_name or "(default)",
+                each.system,
+                each.state,
+                _ago(each.since),
+                each.outcome,
+                each.reason[:80],
             )
-            for row in rows
+            for each in found
         ],
     )
-    return 0
 
 
-async def timeline(broker: Broker, configuration: Configuration, wanted: str, *, as_json: bool) -> int:
+async def timeline(source: Histories, wanted: str, *, as_json: bool) -> int:
     """`farlab timeline`."""
-    histories = await log_of_sessions.read_sessions(broker.log, configuration.subjects)
-    history = log_of_sessions.find(histories, wanted)
-    steps = log_of_sessions.timeline(history)
+    history = find(await source.all(), wanted)
+    steps = steps_of(history)
     if as_json:
         print_json(steps)
         return 0
     by_id = {step.id: step for step in steps}
-    row = log_of_sessions.row(history)
-    title = f"{row.session}: {row.user} on {row.system}, {row.state}" if row else "beginning not in the log"
+    head = row(history)
     print_table(
-        title,
+        f"{head.session}: {head.user} on {head.system}, {head.state}" if head else "beginning not in the log",
         ("at", "after", "event", "state", "by", "because of", "details"),
         [
             (
@@ -104,29 +117,92 @@ async def timeline(broker: Broker, configuration: Configuration, wanted: str, *,
             for step in steps
         ],
     )
+    print_table(
+        "phases",
+        ("phase", "by", "time"),
+        [
+            (each.name, each.by, "not over yet" if each.seconds is None else f"{each.seconds:.3f} s")
+            for each in phases(history)
+        ],
+    )
     return 0
 
 
+async def explain(source: Histories, wanted: str, *, as_json: bool) -> int:
+    """`farlab explain`."""
+    history = find(await source.all(), wanted)
+    said = explained(history, datetime.now(UTC))
+    if as_json:
+        print_json(said)
+        return 0
+    for line in (
+        said.summary,
+        f"Waits for: {said.waits_for}" if said.waits_for else "",
+        *(f"  - {each}" for each in said.because),
+        f"What helps: {said.remedy}" if said.remedy else "",
+    ):
+        if line:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+async def stats(source: Histories, wanted: Wanted, *, as_json: bool) -> int:
+    """`farlab stats`."""
+    system_token(wanted.system)
+    begun = time.perf_counter()
+    histories = [
+        history
+        for history in await source.all(system=wanted.system or "*")
+        if (each := row(history)) is not None and (wanted.started_after is None or each.started >= wanted.started_after)
+    ]
+    found = figures(histories)
+    if as_json:
+        print_json(found)
+        return 0
+    print_table(
+        f"{found.sessions} sessions, {found.ready} of them came to be used, {found.live} live "
+        f"(read in {time.perf_counter() - begun:.1f} s)",
+        ("system", "phase", "count", "p50", "p90", "p99", "longest"),
+        [
+            (each.system, each.phase, str(each.count), *(f"{value:.2f} s" for value in (each.p50, each.p90, each.p99)),
+             f"{each.longest:.2f} s")
+            for each in found.spreads
+        ],
+    )  # fmt: skip
+    print_table(
+        "why sessions failed",
+        ("system", "count", "outcome", "reason"),
+        [(each.system, str(each.count), each.outcome, each.reason[:120]) for each in found.failures],
+    )
+    return 0
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events to print; an empty field asks for nothing."""
+
+    event_type: str = ""
+    session: str = ""
+    since: datetime | None = None
+    grep: str = ""
+
+    def takes(self, event: SessionEvent) -> bool:
+        """Whether an event is asked for."""
+        return (
+            event.session.startswith(self.session.lower())
+            and self.event_type in ("", event_name(event), message_type(event))
+            and (self.since is None or event.at >= self.since)
+            and (not self.grep or self.grep.lower() in msgspec.json.encode(event).decode().lower())
+        )
+
+
 async def events(
-    broker: Broker,
-    configuration: Configuration,
-    event_type: str,
-    system: str,
-    session: str,
-    *,
-    since: datetime | None,
-    follow: bool,
-    as_json: bool,
+    broker: Broker, configuration: Configuration, wanted: EventFilter, system: str, *, follow: bool, as_json: bool
 ) -> int:
     """`farlab events`."""
 
     def show(recorded: Recorded) -> None:
         event = recorded.message
-        if not isinstance(event, SessionEvent) or not event.session.startswith(session.lower()):
-            return
-        if event_type and event_type not in (event_name(event), message_type(event)):
-            return
-        if since is not None and event.at < since:
+        if not isinstance(event, SessionEvent) or not wanted.takes(event):
             return
         if as_json:
             print_json({"sequence": recorded.sequence, **msgspec.to_builtins(event)})
@@ -135,7 +211,7 @@ async def events(
             line = f"{when} {recorded.sequence:>8} {event.session} {event.system} {event_name(event)}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    subject = configuration.subjects.sessions(system=_system(configuration, system))
+    subject = configuration.subjects.sessions(system=system_token(system) or "*")
     following = await broker.log.follow("SESSIONS", [subject], show)
     try:
         if follow:
@@ -145,16 +221,17 @@ async def events(
     return 0
 
 
-async def stop(broker: Broker, configuration: Configuration, wanted: str, reason: str) -> int:
-    """`farlab stop`."""
-    histories = await log_of_sessions.read_sessions(broker.log, configuration.subjects)
-    history = log_of_sessions.find(histories, wanted)
-    first = history[0].message
-    if isinstance(first, SessionEvent):
-        stamp = stamp_of(configuration, "operator-cli")
-        said = await log_of_sessions.request_stop(broker.log, configuration.subjects, stamp, first.session, reason)
-        console.print(f"{first.session}: {said}", markup=False, highlight=False)
-    return 0
+def duration(option: str, text: str) -> timedelta | None:
+    """The duration an operator wrote, such as `90s`, `10m`, `2h` or `3d`; None for an empty text.
+
+    Raises ConfigurationError, naming the option.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d{1,6})\s*([smhd])", text.strip())
+    if match is None:
+        raise ConfigurationError(f"{option} {text}: not a duration; write one such as 90s, 10m, 2h or 3d")
+    return timedelta(seconds=int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]])
 
 
 def since(text: str, now: datetime) -> datetime | None:
@@ -164,25 +241,25 @@ def since(text: str, now: datetime) -> datetime | None:
     """
     if not text:
         return None
-    if match := re.fullmatch(r"(\d{1,6})\s*([smhd])", text.strip()):
-        seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
-        return datetime.fromtimestamp(max(0.0, now.timestamp() - seconds), UTC)
     try:
-        time = datetime.fromisoformat(text)
+        if (before := duration("--since", text)) is not None:
+            return datetime.fromtimestamp(max(0.0, now.timestamp() - before.total_seconds()), UTC)
+    except ConfigurationError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(
             f"--since {text}: not a time; write a duration such as 10m or 2h, or 2026-11-23T12:00:00"
         ) from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _system(configuration: Configuration, wanted: str) -> str:
-    """The token for a system in a subject; a star for none. Raises ConfigurationError for what cannot be a system."""
+def system_token(wanted: str) -> str:
+    """The name of a system as given. Raises ConfigurationError for what cannot be one, such as a wildcard."""
     if wanted and re.fullmatch(SLUG_PATTERN, wanted) is None:
-        raise ConfigurationError(
-            f"--system {wanted}: not the name of a system; there are: {', '.join(configuration.systems)}"
-        )
-    return wanted or "*"
+        raise ConfigurationError(f"--system {wanted}: not the name of a system; `farlab config check` lists them")
+    return wanted
 
 
 def _ago(then: datetime) -> str:
@@ -193,7 +270,7 @@ def _ago(then: datetime) -> str:
     return f"{seconds} s"
 
 
-def _details(step: log_of_sessions.Step) -> str:
+def _details(step: Step) -> str:
     hidden = ("log_tail", "environment", "deadline", "base_url")
     shown = [f"{key}={value}" for key, value in step.details.items() if key not in hidden and value not in ("", None)]
     return " ".join(shown)[:200]

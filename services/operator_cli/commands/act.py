@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from services.operator_cli import read
 from services.operator_cli.commands.context import (
     DEFAULT_STATE,
     ConfigOption,
@@ -16,6 +15,7 @@ from services.operator_cli.commands.context import (
     with_broker,
 )
 from services.operator_cli.run import start_server
+from services.operator_cli.stop_request import ask_to_stop
 
 app = typer.Typer()
 
@@ -50,4 +50,4 @@ def stop(
     config: ConfigOption = None,
 ) -> None:
     """Ask for a session's end."""
-    with_broker(config, lambda broker, here: read.stop(broker, here, session, reason))
+    with_broker(config, lambda broker, here: ask_to_stop(broker, here, session, reason))

@@ -18,12 +18,15 @@ from services._runtime.errors import TransientError
 from services._runtime.settings import Configuration, load
 from services._runtime.telemetry import configure_logs
 from services._runtime.vault import KeyFileError, read_secret_file
-from services.operator_cli import read
+from services.operator_cli import bundle, read
+from services.operator_cli.histories import BundleHistories, Histories, LogHistories
 from services.operator_cli.output import fail
-from services.operator_cli.sessions import NoSuchSessionError
+from services.operator_cli.story.history import NoSuchSessionError
 from services.operator_cli.supervisor import NotReadyError
 
 DEFAULT_STATE = Path(".farlab")
+IMPORTED = DEFAULT_STATE / "imported"
+"""Where `farlab import` keeps bundles."""
 PATIENCE_SECONDS = 2.0
 """How long a reading command waits for a broker."""
 
@@ -35,6 +38,9 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 StateOption = Annotated[Path, typer.Option("--state", help="folder that keeps everything over restarts")]
+BundleOption = Annotated[
+    str, typer.Option("--bundle", help="read this bundle, a file or the name it was imported under, and no event log")
+]
 TokenFileOption = Annotated[Path, typer.Option("--token-file", help="file with a token that may start servers")]
 
 Work = Callable[[], Coroutine[Any, Any, int]]
@@ -61,6 +67,19 @@ def with_broker(config: Path | None, act: Callable[[Broker, Configuration], Coro
             return await act(broker, configuration)
         finally:
             await broker.close()
+
+    run(work)
+
+
+def with_histories(config: Path | None, named: str, act: Callable[[Histories], Coroutine[Any, Any, int]]) -> None:
+    """Runs a command that reads sessions, from the event log or, where one is named, from a bundle."""
+    if not named:
+        with_broker(config, lambda broker, here: act(LogHistories(broker.log, here.subjects)))
+        return
+
+    async def work() -> int:
+        imported = IMPORTED / f"{named}{bundle.SUFFIX}"
+        return await act(BundleHistories(bundle.read(imported if imported.exists() else Path(named))))
 
     run(work)
 

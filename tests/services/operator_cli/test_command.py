@@ -16,8 +16,10 @@ from schemas.base import SystemName
 from schemas.subjects import Subjects
 from services._runtime.configuration import ConfigurationError
 from services._runtime.log import Recorded
-from services.operator_cli.sessions import NoSuchSessionError, find, row, timeline
 from services.operator_cli.state_folder import StateFolder
+from services.operator_cli.story.history import NoSuchSessionError, find
+from services.operator_cli.story.row import row
+from services.operator_cli.story.timeline import timeline
 from tests.support.catalogue import system
 from tests.support.running import ROOT
 from tests.support.samples import Story, stamp

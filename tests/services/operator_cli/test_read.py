@@ -14,8 +14,11 @@ from services._runtime.connection import Broker
 from services._runtime.errors import TransientError
 from services._runtime.settings import Configuration
 from services.operator_cli import read
+from services.operator_cli.histories import LogHistories
 from services.operator_cli.output import one_line
-from services.operator_cli.sessions import NoSuchSessionError
+from services.operator_cli.stop_request import ask_to_stop
+from services.operator_cli.story.history import NoSuchSessionError
+from services.operator_cli.story.row import Wanted
 from tests.services.operator_cli.conftest import signed_in
 from tests.support.samples import NOW, Story, stamp
 
@@ -60,7 +63,9 @@ async def test_sessions_are_listed_and_narrowed(guarded: Configuration, capsys: 
             "here": ("", "demo-hpc", False),
             "there": ("", "elsewhere", False),
         }.items():
-            assert await read.sessions(broker, guarded, user, system, live=live, as_json=True) == 0
+            wanted = Wanted(user=user, system=system, live=live)
+            source = LogHistories(broker.log, SUBJECTS)
+            assert await read.sessions(source, wanted, order="started", watch=False, as_json=True) == 0
             listed[name] = [row["session"] for row in json.loads(capsys.readouterr().out)]
         assert listed == {
             "all": [ada.session, ben.session],
@@ -69,28 +74,28 @@ async def test_sessions_are_listed_and_narrowed(guarded: Configuration, capsys: 
             "here": [ada.session, ben.session],
             "there": [],
         }
-        await read.sessions(broker, guarded, "", "", live=False, as_json=False)
+        await read.sessions(source, Wanted(), order="started", watch=False, as_json=False)
         printed = capsys.readouterr().out
         assert "2 sessions" in printed
         assert "stopped by ada" in printed
-        with pytest.raises(ConfigurationError, match="not the name of a system; there are: demo-hpc"):
-            await read.sessions(broker, guarded, "", "farlab.>", live=False, as_json=False)
+        with pytest.raises(ConfigurationError, match="not the name of a system; `farlab config check` lists them"):
+            await read.sessions(source, Wanted(system="farlab.>"), order="started", watch=False, as_json=False)
 
 
 async def test_a_timeline_is_the_same_for_people_and_programs(guarded: Configuration, capsys: Capture) -> None:
     story = Story(server_name="lab")
     await tell(guarded, story)
     async with signed_in(guarded, "operator-cli") as broker:
-        assert await read.timeline(broker, guarded, story.session[-6:].upper(), as_json=True) == 0
+        assert await read.timeline(LogHistories(broker.log, SUBJECTS), story.session[-6:].upper(), as_json=True) == 0
         steps = json.loads(capsys.readouterr().out)
         assert [step["state"] for step in steps][-2:] == ["stopping", "ended"]
         assert [step["cause"] for step in steps] == [None, *[step["id"] for step in steps[:-1]]]
-        await read.timeline(broker, guarded, "ada/lab", as_json=False)
+        await read.timeline(LogHistories(broker.log, SUBJECTS), "ada/lab", as_json=False)
         printed = capsys.readouterr().out
         for step in steps:
             assert step["type"] in printed
         with pytest.raises(NoSuchSessionError, match="there is no session 'nobody'"):
-            await read.timeline(broker, guarded, "nobody", as_json=False)
+            await read.timeline(LogHistories(broker.log, SUBJECTS), "nobody", as_json=False)
 
 
 async def test_events_are_filtered_by_what_was_asked(guarded: Configuration, capsys: Capture) -> None:
@@ -98,9 +103,12 @@ async def test_events_are_filtered_by_what_was_asked(guarded: Configuration, cap
     await tell(guarded, ada)
     await tell(guarded, ben, until="admitted")
 
-    async def events(kind: str = "", session: str = "", since: datetime | None = None) -> list[tuple[str, str]]:
+    async def events(
+        kind: str = "", session: str = "", since: datetime | None = None, grep: str = ""
+    ) -> list[tuple[str, str]]:
+        wanted = read.EventFilter(event_type=kind, session=session, since=since, grep=grep)
         async with signed_in(guarded, "operator-cli") as broker:
-            await read.events(broker, guarded, kind, "", session, since=since, follow=False, as_json=True)
+            await read.events(broker, guarded, wanted, "", follow=False, as_json=True)
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         return [(line["session"], line["type"]) for line in lines]
 
@@ -110,6 +118,7 @@ async def test_events_are_filtered_by_what_was_asked(guarded: Configuration, cap
     assert len(await events(since=NOW)) == 8
     assert await events(since=NOW + timedelta(seconds=1)) == []
     assert await events("no-such-type") == []
+    assert await events(grep="STOPPED BY") == [(ada.session, "session-ended.v1")]
 
 
 async def test_a_stop_is_appended_once_with_who_and_why(guarded: Configuration, capsys: Capture) -> None:
@@ -117,7 +126,7 @@ async def test_a_stop_is_appended_once_with_who_and_why(guarded: Configuration, 
     await tell(guarded, story, until="created")
     async with signed_in(guarded, "operator-cli") as broker:
         for _ in range(2):
-            assert await read.stop(broker, guarded, story.session, "cooling is out") == 0
+            assert await ask_to_stop(broker, guarded, story.session, "cooling is out") == 0
         printed = capsys.readouterr().out
         assert "its stop is requested" in printed
         assert "it is being stopped already" in printed

@@ -1,33 +1,27 @@
-"""What the operator reads of the log, and the one thing the operator may append."""
+"""Which session an operator means, what is told of it, and that a stop is asked for once."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
 
-import msgspec
 import pytest
 
 from schemas.lifecycle import Ended, Stopping, Withdrawn
 from schemas.session import SessionEvent, StartWaiting, StopRequested
 from schemas.subjects import Subjects
-from services._runtime.log import Log, Recorded
+from services._runtime.log import Log
 from services._runtime.memory import MemoryLog
 from services._runtime.view import placed
-from services.operator_cli.sessions import NoSuchSessionError, find, read_sessions, request_stop, row, timeline
+from services.operator_cli.histories import LogHistories
+from services.operator_cli.stop_request import request_stop
+from services.operator_cli.story.history import NoSuchSessionError, find
+from services.operator_cli.story.row import row
+from services.operator_cli.story.timeline import timeline
+from tests.services.operator_cli.histories import recorded
 from tests.support.samples import HUB, NOW, SYSTEM, Story, stamp
 
 SUBJECTS = Subjects()
-
-
-def recorded(*events: SessionEvent, first: int = 1) -> list[Recorded]:
-    """A history, one second between its events, each caused by the one before."""
-    history: list[Recorded] = []
-    for number, event in enumerate(events, first):
-        cause = history[-1].message.id if history else None
-        stamped = stamp("farlab/test")(event, after=number - 1, cause=cause)
-        history.append(Recorded(number, msgspec.structs.replace(stamped, at=NOW + timedelta(seconds=number))))
-    return history
 
 
 async def append(log: Log, event: SessionEvent) -> None:
@@ -104,9 +98,9 @@ async def test_all_sessions_of_a_log_are_read_each_with_its_own_events() -> None
     log, one, two = MemoryLog(), Story(), Story()
     for event in (one.requested(), two.requested(), one.admitted(), two.stop(), one.created()):
         await append(log, event)
-    histories = await read_sessions(log, SUBJECTS)
+    histories = await LogHistories(log, SUBJECTS).all()
     assert [len(history) for history in histories] == [3, 2]
-    assert await read_sessions(log, SUBJECTS, system="elsewhere") == []
+    assert await LogHistories(log, SUBJECTS).all(system="elsewhere") == []
 
 
 async def test_a_stop_is_requested_once_and_says_who_and_why() -> None:

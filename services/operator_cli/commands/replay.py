@@ -1,0 +1,72 @@
+"""`farlab replay`, `export` and `import`: recorded sessions, again and elsewhere."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.operator_cli import replay as replaying
+from services.operator_cli.bundle import SUFFIX
+from services.operator_cli.commands.context import (
+    IMPORTED,
+    BundleOption,
+    ConfigOption,
+    JsonOption,
+    run,
+    with_histories,
+)
+from services.operator_cli.output import fail
+
+app = typer.Typer()
+
+
+@app.command()
+def replay(
+    session: Annotated[str, typer.Argument(help="session id, part of one, or USER/SERVER")] = "",
+    config: ConfigOption = None,
+    bundle: BundleOption = "",
+    to: Annotated[str, typer.Option(help="stop after this sequence or the first event of this type")] = "",
+    speed: Annotated[float, typer.Option(help="1 is as it was, 10 ten times as fast; 0 waits for nothing")] = 0.0,
+    state: Annotated[bool, typer.Option("--state", help="show all of the state after each event")] = False,
+    decide: Annotated[
+        bool, typer.Option("--decide", help="ask today's deciders what they would do; without SESSION, for all")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Step through a session's events, or hold today's deciders against them."""
+    if decide:
+        with_histories(config, bundle, lambda source: replaying.decide_again(source, session, as_json=as_json))
+        return
+    if not session:
+        fail("SESSION is missing; name one, or ask about all of them with --decide")
+    if speed < 0:
+        fail(f"--speed {speed:g}: time does not run backwards; give 0 or more")
+    with_histories(
+        config,
+        bundle,
+        lambda source: replaying.step_through(source, session, to=to, speed=speed, with_state=state, as_json=as_json),
+    )
+
+
+@app.command()
+def export(
+    sessions: Annotated[list[str], typer.Argument(help="session ids, parts of them, or USER/SERVER")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the file to write")] = Path(f"sessions{SUFFIX}"),
+    config: ConfigOption = None,
+) -> None:
+    """Write sessions into a file that can be sent: names replaced, output of jobs left out."""
+    made_by = f"farlab {version('farlab')}"
+    with_histories(config, "", lambda source: replaying.export(source, sessions, out, made_by))
+
+
+@app.command("import")
+def take_in(file: Annotated[Path, typer.Argument(help="a file that `farlab export` wrote")]) -> None:
+    """Check a bundle and keep it, so that `timeline`, `explain` and `replay` read it with --bundle."""
+
+    async def work() -> int:
+        return replaying.take_in(file, IMPORTED)
+
+    run(work)
