@@ -144,6 +144,16 @@ async def test_an_operator_starts_reads_and_stops_from_the_command_line(tmp_path
             while (steps := await asyncio.to_thread(farlab.farlab, "timeline", "ben/"))[-1]["state"] != "ended":
                 await asyncio.sleep(0.2)
         assert "maintenance at noon" in steps[-1]["details"]["reason"]
+        assert await asyncio.to_thread(farlab.farlab, "replay", "--decide") == {"sessions": 1, "differences": {}}
+        said = await asyncio.to_thread(farlab.farlab, "explain", "ben/")
+        assert "was stopped: Stopped by operator" in said["summary"]
+        figures = await asyncio.to_thread(farlab.farlab, "stats")
+        assert (figures["sessions"], figures["ready"]) == (1, 1)
+        await asyncio.to_thread(_farlab, farlab, "export", "ben/", "--out", str(tmp_path / "ben.farlab.jsonl"))
+        elsewhere = ("--bundle", str(tmp_path / "ben.farlab.jsonl"))
+        again = await asyncio.to_thread(farlab.farlab, "timeline", "01", *elsewhere)
+        assert [step["id"] for step in again] == [step["id"] for step in steps]
+        assert "johnson" not in (tmp_path / "ben.farlab.jsonl").read_text()
         refused = await asyncio.to_thread(_farlab, farlab, *[word.replace("devel", "nosuch") for word in start], code=2)
         assert "partition" in refused
         assert "Traceback" not in refused
