@@ -1,4 +1,4 @@
-"""What a user may use: the event that says it changed, and the read model the spawn form is made from."""
+"""Who signed in, and what a user may use: the events that say so, and the read model the spawn form is made from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from schemas.base import Message, ShortText, Slug, SystemNameField, UserNameField
+from schemas.base import (
+    HubNameField,
+    Message,
+    ShortText,
+    SignInIdField,
+    Slug,
+    SystemNameField,
+    UserNameField,
+    UtcDatetime,
+)
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 
@@ -49,3 +58,29 @@ class AccessChanged(Message, frozen=True, kw_only=True, tag="access-changed.v1")
     user: UserNameField
     record: AccessRecord
     reason: ShortText = ""
+
+
+class SignInEvent(Message, frozen=True, kw_only=True):
+    """Base of what happens to one sign-in of a user: at which hub, and which sign-in it is."""
+
+    user: UserNameField
+    hub: HubNameField
+    sign_in: SignInIdField
+
+
+class SignedIn(SignInEvent, frozen=True, kw_only=True, tag="signed-in.v1"):
+    """A user proved who they are. Tokens and claims are in the vault under `<sign-in>.accounts`, never here.
+
+    `level` is the provider's `acr`, `methods` its `amr`, `authenticated_at` its `auth_time`.
+    """
+
+    level: Annotated[str, Meta(max_length=255)] = ""
+    methods: list[Name] = msgspec.field(default_factory=list)
+    authenticated_at: UtcDatetime | None = None
+
+
+class SignedOut(SignInEvent, frozen=True, kw_only=True, tag="signed-out.v1"):
+    """The user ended this sign-in: its tokens are not needed any more."""
+
+
+AnySignInEvent = SignedIn | SignedOut

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.access import AccessChanged
+from schemas.access import AccessChanged, SignInEvent
 from schemas.base import Message, event_name, message_type
 from schemas.publication import ALWAYS, sample_of
 from schemas.quota import QuotaUpdated
@@ -17,7 +17,7 @@ from schemas.system import SystemEvent
 from schemas.wire import CURRENT, cloudevents_headers
 
 SENDERS = {
-    "hub-bridge": ("start-requested", "server-ready", "stop-requested"),
+    "hub-bridge": ("start-requested", "server-ready", "stop-requested", "signed-in", "signed-out"),
     "accounts": (
         "start-waiting",
         "start-admitted",
@@ -56,6 +56,8 @@ READERS = {
         "session-ended",
         "system-drained",
         "system-resumed",
+        "signed-in",
+        "signed-out",
     ),
     "hpc-launcher": ("start-admitted", "stop-requested", "session-ended"),
     "tunneler": ("server-listening", "tunnel-lost"),
@@ -117,6 +119,8 @@ def _family(message: type[Message]) -> tuple[str, tuple[str, ...]]:
         return "quota", ("vo", "system", "resource")
     if issubclass(message, AccessChanged):
         return "access", ("user",)
+    if issubclass(message, SignInEvent):
+        return "access", ("user", "sign_in")
     raise TypeError(f"{message.__name__} belongs to no family")
 
 

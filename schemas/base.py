@@ -11,6 +11,8 @@ from msgspec import Meta
 EventId = NewType("EventId", str)
 SessionId = NewType("SessionId", str)
 """A ULID in lower case, made by the hub bridge: 26 characters of Crockford's base 32."""
+SignInId = NewType("SignInId", str)
+"""One sign-in of one browser: a ULID as well, made by the hub bridge."""
 HubName = NewType("HubName", str)
 SystemName = NewType("SystemName", str)
 UserName = NewType("UserName", str)
@@ -28,6 +30,7 @@ DROPPED = Meta(extra={"privacy": "dropped"})
 
 Slug = Annotated[str, Meta(pattern=SLUG_PATTERN, max_length=63)]
 SessionIdField = Annotated[SessionId, Meta(pattern=SESSION_ID_PATTERN)]
+SignInIdField = Annotated[SignInId, Meta(pattern=SESSION_ID_PATTERN)]
 HubNameField = Annotated[HubName, Meta(pattern=SLUG_PATTERN, max_length=63)]
 SystemNameField = Annotated[SystemName, Meta(pattern=SLUG_PATTERN, max_length=63)]
 UserNameField = Annotated[UserName, Meta(min_length=1, max_length=255), PERSONAL]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -37,3 +37,12 @@ class CertificateProof(msgspec.Struct, frozen=True, kw_only=True, tag_field="pro
 
 
 ServerProof = HmacProof | CertificateProof
+
+
+class SignInSecrets(msgspec.Struct, frozen=True, kw_only=True):
+    """For accounts: what a sign-in brought. `claims` are those of the ID token and of userinfo, which wins."""
+
+    user: str
+    subject: str
+    claims: dict[str, Any]
+    refresh_token: str = ""

@@ -20,6 +20,7 @@ from schemas.base import (
     PositiveInt,
     SessionIdField,
     ShortText,
+    SignInIdField,
     Slug,
     SystemNameField,
     UserNameField,
@@ -64,7 +65,10 @@ class SessionEvent(Message, frozen=True, kw_only=True):
 
 
 class StartRequested(SessionEvent, frozen=True, kw_only=True, tag="start-requested.v1"):
-    """A user asked for a server. Secrets are in the vault under `<session>.<recipient>`, never here."""
+    """A user asked for a server. Secrets are in the vault under `<session>.<recipient>`, never here.
+
+    `sign_in` is that of the browser that asked; None where a program did.
+    """
 
     user: UserNameField
     server_name: Annotated[str, Meta(max_length=255), PERSONAL] = ""
@@ -75,6 +79,7 @@ class StartRequested(SessionEvent, frozen=True, kw_only=True, tag="start-request
     base_url: Annotated[str, Meta(max_length=1024), WORDS] = "/"
     environment: Annotated[dict[str, str], DROPPED] = msgspec.field(default_factory=dict)
     deadline: UtcDatetime
+    sign_in: SignInIdField | None = None
 
 
 class StartWaiting(SessionEvent, frozen=True, kw_only=True, tag="start-waiting.v1"):
@@ -90,12 +95,23 @@ class StartAdmitted(SessionEvent, frozen=True, kw_only=True, tag="start-admitted
     site_identity: Annotated[str, Meta(max_length=255), PERSONAL] = ""
 
 
+class StepUp(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sign-in must be for the start to be judged again: one of these levels (`acr`), and so recent."""
+
+    levels: list[Annotated[str, Meta(min_length=1, max_length=255)]] = []
+    max_age_seconds: PositiveInt | None = None
+
+
 class StartRejected(SessionEvent, frozen=True, kw_only=True, tag="start-rejected.v1"):
-    """The start is refused for good: a code for programs, a message and a remedy for people."""
+    """The start is refused for good: a code for programs, a message and a remedy for people.
+
+    `step_up` stands there where a better sign-in would help.
+    """
 
     code: Slug
     message: ShortText
     remedy: ShortText
+    step_up: StepUp | None = None
 
 
 class JobCreated(SessionEvent, frozen=True, kw_only=True, tag="job-created.v1"):

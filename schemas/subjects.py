@@ -10,7 +10,8 @@ from hashlib import sha256
 
 import msgspec
 
-from schemas.base import SLUG_PATTERN, HubName, SessionId, SystemName, event_name
+from schemas.access import SignInEvent
+from schemas.base import SLUG_PATTERN, HubName, SessionId, SignInId, SystemName, event_name
 from schemas.quota import QuotaUpdated
 from schemas.session import SessionEvent
 
@@ -73,9 +74,25 @@ class Subjects(msgspec.Struct, frozen=True):
         """The subject of one quota, without its last token."""
         return f"{self.root}.quota.{vo}.{system}.{resource}"
 
+    def sign_in_event(self, event: SignInEvent) -> str:
+        """Where an event of a sign-in is appended: each sign-in has a scope of its own, so nobody waits for another."""
+        return f"{self.root}.access.{slug(event.user)}.{event.sign_in}.{event_name(event)}"
+
+    def sign_in(self, user: str, sign_in: SignInId) -> str:
+        """All events of one sign-in."""
+        return f"{self.root}.access.{slug(user)}.{sign_in}.*"
+
+    def sign_ins(self, event: type[SignInEvent] | None = None) -> str:
+        """The events of all sign-ins, of one type where given."""
+        return f"{self.root}.access.*.*.{event_name(event) if event else '*'}"
+
     def access_changed(self, user: str) -> str:
-        """Where a change of a user's access is appended."""
-        return f"{self.root}.access.{slug(user)}.access-changed"
+        """Where a change of a user's access is appended; `*` selects everybody's."""
+        return f"{self.root}.access.{user if user == '*' else slug(user)}.access-changed"
+
+    def question(self, service: str, question: str) -> str:
+        """Where a service is asked something; the name of the service that asks follows it."""
+        return f"{self.root}.rpc.{service}.{question}"
 
     def system_event(self, system: str, event: str) -> str:
         """Where an event of a system is appended."""

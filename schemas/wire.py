@@ -12,7 +12,7 @@ from typing import Union, get_args
 
 import msgspec
 
-from schemas.access import AccessChanged
+from schemas.access import AccessChanged, AnySignInEvent
 from schemas.base import UNSTAMPED, Message, SessionId, message_type
 from schemas.quota import QuotaUpdated
 from schemas.retired import UPCASTERS, Upcaster
@@ -24,6 +24,7 @@ CURRENT: tuple[type[Message], ...] = (
     *get_args(AnySystemEvent),
     QuotaUpdated,
     AccessChanged,
+    *get_args(AnySignInEvent),
 )
 """Every message of today, newest versions only."""
 

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import TransientError
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
+from services._runtime.rpc import NatsRpc
 from services._runtime.settings import Configuration, Nats
 from services._runtime.tasks import end
 from services._runtime.vault import KeyFileError, read_secret_file
@@ -34,6 +35,8 @@ class Broker:
         self.leases = JetStreamBucket(self.log.js, configuration.subjects, "leases")
         self.vault = JetStreamBucket(self.log.js, configuration.subjects, "vault")
         self.access = JetStreamBucket(self.log.js, configuration.subjects, "access")
+        self.tokens = JetStreamBucket(self.log.js, configuration.subjects, "tokens")
+        self.rpc = NatsRpc(client)
 
     @property
     def connected(self) -> bool:

@@ -14,7 +14,7 @@ from schemas.subjects import Subjects
 from services._runtime.log import Stream
 from services._runtime.settings import Retention
 
-BUCKETS = ("leases", "vault", "access")
+BUCKETS = ("leases", "vault", "access", "tokens")
 LEASE_SECONDS = 6.0
 """Time to live of a lease: what a dead owner costs before another takes over."""
 DEDUPLICATION_SECONDS = 120.0
@@ -69,7 +69,7 @@ def bucket_name(subjects: Subjects, bucket: str) -> str:
 
 def buckets(subjects: Subjects, retention: Retention) -> list[KeyValueConfig]:
     """The key-value buckets that should be."""
-    ttl = {"leases": LEASE_SECONDS, "vault": retention.vault_seconds, "access": 0.0}
+    ttl = {"leases": LEASE_SECONDS, "vault": retention.vault_seconds, "access": 0.0, "tokens": retention.vault_seconds}
     return [
         KeyValueConfig(bucket=bucket_name(subjects, bucket), ttl=ttl[bucket], history=1, replicas=retention.replicas)
         for bucket in BUCKETS

@@ -1,7 +1,7 @@
-"""Sealed secrets of sessions: who seals knows only public keys, and each entry opens for one recipient. No history.
+"""Sealed secrets of sessions and sign-ins: each opens for one recipient, and who seals knows public keys only.
 
-JWE (RFC 7516) in compact form, ECDH-ES with X25519 (RFC 8037) and AES-256-GCM. Entries live under
-`<session>.<recipient>` in the bucket `vault`, with a time to live, and are deleted at the session's end.
+No history. JWE (RFC 7516) in compact form, ECDH-ES with X25519 (RFC 8037) and AES-256-GCM. Entries live under
+`<session or sign-in>.<recipient>` in the bucket `vault`, with a time to live, and are deleted at its end.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from schemas.base import SessionId
+from schemas.base import SessionId, SignInId
 from services._runtime.errors import PermanentError
 from services._runtime.log import Bucket
 
 Secret = TypeVar("Secret")
+Owner = SessionId | SignInId
 
 ALGORITHM = {"alg": "ECDH-ES", "enc": "A256GCM"}
 RECIPIENTS = ("hub-bridge", "hpc-launcher", "cloud-launcher", "tunneler", "accounts")
@@ -98,13 +99,13 @@ class Vault:
                 "An operator should check that all services share one folder of keys.",
             ) from None
 
-    async def put(self, session: SessionId, recipient: str, secret: object) -> None:
-        """Keeps a secret of a session for a recipient, in place of an earlier one."""
-        await self._bucket.put(f"{session}.{recipient}", self.seal(recipient, secret).encode())
+    async def put(self, owner: Owner, recipient: str, secret: object) -> None:
+        """Keeps a secret of a session or sign-in for a recipient, in place of an earlier one."""
+        await self._bucket.put(f"{owner}.{recipient}", self.seal(recipient, secret).encode())
 
-    async def open(self, session: SessionId, secret_type: type[Secret]) -> Secret:
+    async def open(self, owner: Owner, secret_type: type[Secret]) -> Secret:
         """This service's secret of a session. Raises PermanentError when there is none (any more)."""
-        entry = await self._bucket.get(f"{session}.{self._service}")
+        entry = await self._bucket.get(f"{owner}.{self._service}")
         if entry is None:
             raise PermanentError(
                 "secrets-gone",
@@ -113,15 +114,19 @@ class Vault:
             )
         return self.unseal(entry[0], secret_type)
 
-    async def forget(self, session: SessionId) -> None:
-        """Deletes everything kept for a session, for whichever recipient. Safe to repeat.
+    async def forget(self, owner: Owner) -> None:
+        """Deletes everything kept for a session or sign-in, for whichever recipient. Safe to repeat.
 
         The hub bridge's entry goes last: it is what a hub that was killed in between finds the others by.
         """
         for recipient in reversed(RECIPIENTS):
-            key = f"{session}.{recipient}"
+            key = f"{owner}.{recipient}"
             if await self._bucket.get(key) is not None:
                 await self._bucket.delete(key)
+
+    async def forget_own(self, owner: Owner) -> None:
+        """Deletes what is kept for this service alone. Safe to repeat."""
+        await self._bucket.delete(f"{owner}.{self._service}")
 
     async def names(self) -> list[str]:
         """The keys of all entries, never their values."""

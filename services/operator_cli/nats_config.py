@@ -37,25 +37,39 @@ SESSION_EVENTS = {
 }
 WRITES = {
     "hub-bridge": ("vault",),
-    "accounts": ("vault", "access", "leases"),
+    "accounts": ("vault", "access", "leases", "tokens"),
     "hpc-launcher": ("vault", "leases"),
     "tunneler": ("vault", "leases"),
     "operator-cli": (),
 }
 """Buckets a service may write to. Who may use what is written by accounts alone."""
 READS = {**WRITES, "hub-bridge": ("vault", "access"), "operator-cli": ("vault", "access", "leases")}
+SIGN_IN_EVENTS = ("signed-in", "signed-out")
+"""What the hub bridge may say of sign-ins."""
+QUESTIONS = {
+    "hub-bridge": ("renew-sign-in",),
+    "hpc-launcher": ("access-token",),
+}
+"""What a service may ask accounts; each asks under its own name, and only accounts hear it."""
+ANSWER_TIME = "60s"
+"""How long accounts may take to answer what it was asked."""
 STREAMS = {
+    "hub-bridge": ("SESSIONS", "SYSTEMS", "ACCESS"),
     "accounts": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS"),
     "operator-cli": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "DEAD_LETTERS"),
 }
 
 
 class Permissions(msgspec.Struct, frozen=True):
-    """The subjects one service may publish to and subscribe to; `never` are exceptions from `publish`."""
+    """The subjects one service may publish to and subscribe to; `never` are exceptions from `publish`.
+
+    `answers` is whether it may reply to what it is asked.
+    """
 
     publish: list[str]
     subscribe: list[str]
     never: list[str]
+    answers: bool = False
 
 
 def permissions(service: str, subjects: Subjects, hub: str) -> Permissions:
@@ -68,13 +82,18 @@ def permissions(service: str, subjects: Subjects, hub: str) -> Permissions:
     for bucket in READS[service]:
         publish += _reads(f"KV_{bucket_name(subjects, bucket)}", service)
     publish += [f"$KV.{bucket_name(subjects, bucket)}.>" for bucket in WRITES[service]]
+    publish += [f"{subjects.question('accounts', each)}.{service}" for each in QUESTIONS.get(service, ())]
+    if service == "hub-bridge":
+        publish += [f"{subjects.root}.access.*.*.{event}" for event in SIGN_IN_EVENTS]
     if service == "accounts":
-        publish += [subjects.family("quota"), subjects.family("access")]
+        publish += [subjects.family("quota"), subjects.access_changed("*")]
     if service == "operator-cli":
         publish += [subjects.family("system"), "$JS.API.INFO"]
         publish += [f"$JS.API.STREAM.{act}.>" for act in ("INFO", "CREATE", "UPDATE")]
     subscribe = [f"_INBOX.{service}.>", f"{subjects.prefix}.deliver.{service}.>"]
-    return Permissions(["$JS.FC.>", *publish], subscribe, _of_others(service))
+    if service == "accounts":
+        subscribe += [subjects.question("accounts", ">")]
+    return Permissions(["$JS.FC.>", *publish], subscribe, _of_others(service), answers=service == "accounts")
 
 
 def _reads(stream: str, service: str) -> list[str]:
@@ -149,8 +168,9 @@ def server_configuration(
     return "\n".join(lines)
 
 
-def _as_table(allowed: Permissions) -> dict[str, dict[str, list[str]]]:
-    return {
+def _as_table(allowed: Permissions) -> dict[str, object]:
+    table: dict[str, object] = {
         "publish": {"allow": allowed.publish, "deny": allowed.never},
         "subscribe": {"allow": allowed.subscribe},
     }
+    return table | ({"allow_responses": {"max": 1, "expires": ANSWER_TIME}} if allowed.answers else {})

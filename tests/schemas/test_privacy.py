@@ -29,6 +29,8 @@ HARMLESS = {
     "place.partition",
     "place.flavour",
     "outcome",
+    "sign_in",
+    "step_up.levels[]",
 }
 """Text fields of session events without a mark: operators' names, ids and codes. A new field is marked or here."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import stat
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import msgspec
 import nats.errors
 import pytest
 
-from schemas.base import HubName
+from schemas.access import SignedIn
+from schemas.base import HubName, SignInId, UserName
 from schemas.session import SessionEvent
 from schemas.subjects import Subjects
 from services._runtime.connection import Broker, connect
@@ -19,9 +21,9 @@ from services._runtime.leases import Lease
 from services._runtime.log import Delivery
 from services._runtime.settings import Configuration
 from services._runtime.vault import Vault
-from services.operator_cli.nats_config import SERVICES, make_nkeys, permissions
+from services.operator_cli.nats_config import QUESTIONS, SERVICES, make_nkeys, permissions
 from tests.services.operator_cli.conftest import signed_in
-from tests.support.samples import Story, stamp
+from tests.support.samples import HUB, Story, new_session, stamp
 
 SUBJECTS = Subjects()
 
@@ -157,6 +159,65 @@ async def test_no_service_but_the_operator_may_change_or_purge_a_stream(guarded:
             assert all(answered), (service, dict(zip(acts, answered, strict=True)))
 
 
+async def test_sign_ins_are_told_by_the_hub_and_heard_by_accounts(
+    guarded: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services._runtime.jetstream.APPEND_SECONDS", 0.3)
+    monkeypatch.setattr("services._runtime.jetstream.APPEND_TRIES", 1)
+    heard = asyncio.Event()
+
+    async def take(delivery: Delivery) -> None:
+        await delivery.acknowledge()
+        heard.set()
+
+    event = SignedIn(user=UserName("ada"), hub=HUB, sign_in=SignInId(new_session()))
+    scope = SUBJECTS.sign_in("ada", event.sign_in)
+    stamped = stamp()(event, after=0, cause=None)
+    subject = SUBJECTS.sign_in_event(stamped)
+    for service in SERVICES:
+        if service != "hub-bridge":
+            async with signed_in(guarded, service) as broker:
+                with pytest.raises(TransientError):
+                    await broker.log.append("ACCESS", subject, stamped, scope=scope, after=0)
+    async with signed_in(guarded, "hub-bridge") as hub, signed_in(guarded, "accounts") as accounts:
+        await hub.log.append("ACCESS", subject, stamped, scope=scope, after=0)
+        taking = await accounts.log.consume("accounts", "ACCESS", [SUBJECTS.sign_ins()], take, ack_wait_seconds=5)
+        async with asyncio.timeout(10):
+            await heard.wait()
+        await taking.close()
+        await accounts.tokens.put("ada", b"sealed")
+        with pytest.raises(TransientError):
+            await hub.tokens.get("ada")
+
+
+async def test_a_service_asks_what_it_may_under_its_own_name_and_nobody_else_hears_it(guarded: Configuration) -> None:
+    async def answer(asker: str, question: bytes) -> bytes:
+        return asker.encode() + b" asked " + question
+
+    async with contextlib.AsyncExitStack() as stack:
+        brokers = {service: await stack.enter_async_context(signed_in(guarded, service)) for service in SERVICES}
+        overheard: list[bytes] = []
+
+        async def overhear(asker: str, question: bytes) -> bytes:
+            overheard.append(question)
+            return b"a lie"
+
+        for question in ("renew-sign-in", "access-token"):
+            subject = SUBJECTS.question("accounts", question)
+            await brokers["tunneler"].rpc.answer(subject, "tunneler", overhear)
+            await brokers["accounts"].rpc.answer(subject, "accounts", answer)
+            for service, broker in brokers.items():
+                for name in ("hub-bridge", "hpc-launcher", "tunneler"):
+                    if service == name and question in QUESTIONS.get(service, ()):
+                        assert (
+                            await broker.rpc.ask(subject, name, b"?", timeout_seconds=5) == name.encode() + b" asked ?"
+                        )
+                    else:
+                        with pytest.raises(TransientError, match="nobody answers"):
+                            await broker.rpc.ask(subject, name, b"?", timeout_seconds=0.2)
+        assert overheard == []
+
+
 async def test_nobody_without_a_key_gets_in(guarded: Configuration) -> None:
     settings = msgspec.structs.replace(guarded.shared.nats, nkeys_folder="", connect_seconds=0.2)
     shared = msgspec.structs.replace(guarded.shared, nats=settings)
@@ -168,7 +229,8 @@ async def test_nobody_without_a_key_gets_in(guarded: Configuration) -> None:
 def test_nothing_is_allowed_to_all(service: str) -> None:
     allowed = permissions(service, SUBJECTS, "main")
     assert not {">", "$JS.API.>", "$JS.ACK.>", "farlab.>"} & {*allowed.publish, *allowed.subscribe}
-    assert all(subject.startswith((f"_INBOX.{service}.", "farlab.deliver.")) for subject in allowed.subscribe)
+    heard = (f"_INBOX.{service}.", "farlab.deliver.", *(["farlab.v1.rpc.accounts."] if service == "accounts" else []))
+    assert all(subject.startswith(heard) for subject in allowed.subscribe)
 
 
 def test_installations_that_share_a_server_are_blind_to_each_other() -> None:
