@@ -11,6 +11,7 @@ from msgspec import Meta
 from schemas.base import HubName, Slug, SystemName
 from schemas.subjects import Subjects
 from services._runtime.configuration import ConfigurationError, convert, read_toml
+from services._runtime.openid import SignInSettings
 from services._runtime.systems import System, load_systems
 
 Section = TypeVar("Section")
@@ -55,12 +56,13 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The tables of `farlab.toml` that every service reads."""
+    """The tables of `farlab.toml` that every service reads. Without `sign_in`, users share a password (to try only)."""
 
     installation: Installation = Installation()
     nats: Nats = Nats()
     logs: Logs = Logs()
     retention: Retention = Retention()
+    sign_in: SignInSettings | None = None
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):

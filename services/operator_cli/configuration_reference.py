@@ -30,14 +30,15 @@ def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, "## farlab.toml\n"]
     for name, field in _fields(Shared):
-        parts += _table(f"[{name}]", field.type.cls)
-    for name, settings in (
+        for settings in _structs(field.type):
+            parts += _table(f"[{name}]", settings)
+    for title, settings in (
         ("[hub_bridge]", HubBridgeSettings),
         ("[accounts]", AccountsSettings),
         ("[hpc_launcher]", HpcLauncherSettings),
         ("[tunneler]", TunnelerSettings),
     ):
-        parts += _table(name, settings)
+        parts += _table(title, settings)
     parts += ["## systems/NAME.toml\n", *_table("the file", System)]
     return "\n".join(parts)
 
@@ -102,6 +103,8 @@ def _type(kind: Any) -> str:
             return "number"
         case inspect.BoolType():
             return "true or false"
+        case inspect.AnyType():
+            return "value"
         case _:
             return type(kind).__name__
 
