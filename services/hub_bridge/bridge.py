@@ -25,6 +25,7 @@ from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.identity import Stamp
 from services._runtime.log import Bucket, Log
+from services._runtime.rpc import Rpc
 from services._runtime.service import stamp_of, utc_now
 from services._runtime.settings import Configuration, load
 from services._runtime.tasks import end
@@ -33,6 +34,7 @@ from services.hub_bridge.offer import Offer, offer
 from services.hub_bridge.secrets import SERVICE, HubSecrets
 from services.hub_bridge.sessions import Sessions
 from services.hub_bridge.settings import HubBridgeSettings
+from services.hub_bridge.sign_ins import SignIns
 
 ATTACHED_AS = "farlab_bridge"
 RETRY_SECONDS = 1.0
@@ -55,6 +57,10 @@ class Broker(Protocol):
     def access(self) -> Bucket:
         """Who may use what."""
 
+    @property
+    def rpc(self) -> Rpc:
+        """Questions to other services."""
+
     async def close(self) -> None:
         """Ends the connection."""
 
@@ -67,6 +73,13 @@ class Attached(Protocol):
 
     async def moved(self, tunnel: TunnelReady) -> None:
         """The server is reached at another place."""
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    sessions: Sessions
+    vault: Vault
+    access: Bucket
+    sign_ins: SignIns
 
 
 Connect = Callable[[Configuration, str], Awaitable[Broker]]
@@ -94,7 +107,7 @@ class Bridge:
         self._disowned: set[SessionId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
-        self._parts: tuple[Sessions, Vault, Bucket] | None = None
+        self._parts: _Parts | None = None
         self.begin(self._run())
 
     @classmethod
@@ -108,14 +121,19 @@ class Bridge:
     @property
     def sessions(self) -> Sessions:
         """This hub's sessions. Only after `opened`."""
-        return self._opened()[0]
+        return self._opened().sessions
 
     @property
     def vault(self) -> Vault:
         """The vault, opened with the hub bridge's key. Only after `opened`."""
-        return self._opened()[1]
+        return self._opened().vault
 
-    def _opened(self) -> tuple[Sessions, Vault, Bucket]:
+    @property
+    def sign_ins(self) -> SignIns:
+        """The sign-ins at this hub. Only after `opened`."""
+        return self._opened().sign_ins
+
+    def _opened(self) -> _Parts:
         if self._parts is None:
             raise TransientError("the event log has not answered yet")
         return self._parts
@@ -131,7 +149,7 @@ class Bridge:
     async def offer(self, user: str) -> Offer:
         """What a user may choose from now. Raises TransientError."""
         await self.opened(self.settings.broker_seconds)
-        entry = await self._opened()[2].get(slug(user))
+        entry = await self._opened().access.get(slug(user))
         record = msgspec.json.decode(entry[0], type=AccessRecord) if entry is not None else None
         return offer(self.configuration.systems, record)
 
@@ -183,7 +201,15 @@ class Bridge:
         try:
             vault = self._open_vault(broker.vault, self.configuration.keys_folder, SERVICE)
             await _until_it_works(sessions.start)
-            self._parts = (sessions, vault, broker.access)
+            sign_ins = SignIns(
+                log=broker.log,
+                rpc=broker.rpc,
+                vault=vault,
+                subjects=self.configuration.subjects,
+                stamp=self._stamp,
+                hub=self.hub,
+            )
+            self._parts = _Parts(sessions, vault, broker.access, sign_ins)
             sessions.watch(self._watch)
             self._open.set()
             await _until_it_works(self.sweep)

@@ -17,6 +17,7 @@ from services._runtime.service import stamp_of
 from services._runtime.settings import load
 from services._runtime.telemetry import configure_logs
 from services._runtime.vault import KeyFileError, read_secret_file
+from services.hub_bridge.authenticator import FarlabAuthenticator
 from services.hub_bridge.form import TEMPLATES
 from services.hub_bridge.secrets import SERVICE
 from services.hub_bridge.settings import HubBridgeSettings
@@ -29,6 +30,8 @@ try:
     stamp_of(configuration, SERVICE)
     read_secret_file(configuration.keys_folder / f"{SERVICE}.seal.json")
     folder = configuration.file.parent
+    if configuration.shared.sign_in is not None:
+        read_secret_file(folder / configuration.shared.sign_in.client_secret_file)
     proxy_token = read_secret_file(folder / settings.proxy_token_file).decode() if settings.proxy_token_file else ""
     password = read_secret_file(folder / settings.password_file).decode() if settings.password_file else ""
     service_token = (
@@ -73,10 +76,13 @@ if proxy_token:
     c.ConfigurableHTTPProxy.auth_token = proxy_token
 
 # Who may log in ----------------------------------------------------------------------------------------------------
-if password:
+c.Authenticator.allowed_users = set(settings.users)  # these exist from the start, for whoever starts servers for them
+if configuration.shared.sign_in is not None:
+    c.JupyterHub.authenticator_class = FarlabAuthenticator
+    c.FarlabAuthenticator.farlab_config = str(configuration.file)
+elif password:
     c.JupyterHub.authenticator_class = "shared-password"
     c.SharedPasswordAuthenticator.user_password = password
-    c.Authenticator.allowed_users = set(settings.users)
 if service_token:
     c.JupyterHub.services = [{"name": "farlab-operator", "api_token": service_token}]
     c.JupyterHub.load_roles = [

@@ -17,6 +17,7 @@ from services._runtime.vault import Vault
 SERVICE = "hub-bridge"
 LAUNCHER = "hpc-launcher"
 TUNNELER = "tunneler"
+ACCOUNTS = "accounts"
 
 
 class HubSecrets(msgspec.Struct, frozen=True, kw_only=True):

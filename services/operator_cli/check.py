@@ -20,13 +20,16 @@ from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import TransientError
 from services._runtime.settings import Configuration
 from services._runtime.systems import SshReach, System
+from services.operator_cli.emulated_sign_in import emulated
 from services.operator_cli.leftovers import Server, left_behind
 from services.operator_cli.output import console, errors, print_json, print_table
-from services.operator_cli.probe import Hub, Phase, Report, Way, places, probe
+from services.operator_cli.probe import TROUBLE, Hub, Phase, Report, Way, places, probe, told
 from services.operator_cli.state_folder import StateFolder
 from services.operator_cli.supervisor import NotReadyError
 from services.operator_cli.up import Installation, left_over
+from services.operator_cli.web_sign_in import WebSignIn
 
+SIGN_IN_SECONDS = 30.0
 LAST_BREATH_SECONDS = 3.0
 """How long a process that was killed may take to disappear."""
 
@@ -39,6 +42,7 @@ class Result(msgspec.Struct, kw_only=True):
     ok: bool = False
     seconds: float = 0.0
     start_up: list[Phase] = []
+    sign_in: list[Phase] = []
     systems: list[Report] = []
     clearing_up: list[Phase] = []
     problems: list[str] = []
@@ -59,6 +63,7 @@ async def run_check(source: Configuration, *, as_json: bool) -> int:
         installation = Installation(source, state, public_port=0, say=say)
         try:
             await installation.start()
+            await _sign_in_and_out(result, source, installation.url, state.secret("password"))
             token = state.secret("operator.token")
             await probe_all(result, installation.configuration, installation.url, token, "", "", _say)
         except (NotReadyError, TransientError) as error:
@@ -124,6 +129,23 @@ async def probe_all(
             result.problems.append(f"what is left could not be looked for: {error}")
 
 
+async def _sign_in_and_out(result: Result, source: Configuration, url: str, password: str) -> None:
+    """Lets a user of the emulated provider in and out again, as a browser does; a user with a second factor uses it."""
+    if (provider := emulated(source)) is None or not provider.users:
+        return
+    user = provider.users[0]
+    timeout = aiohttp.ClientTimeout(total=SIGN_IN_SECONDS)
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True), timeout=timeout) as http:
+        way = WebSignIn(url, http)
+        try:
+            query = "?acr_values=mfa" if user.second_factor else ""
+            result.sign_in = [await way.enter(user.name, password, user.second_factor, query), await way.leave()]
+        except TROUBLE as error:
+            result.problems.append(f"sign-in: {told(error)}")
+    for phase in result.sign_in:
+        _say(f"{phase.name} {phase.seconds:.2f} s {phase.detail}")
+
+
 def way_to(system: System) -> Way:
     """How a server on the system must be reached: known where compute and login nodes are emulated. Pure."""
     if system.emulated is None:
@@ -140,6 +162,7 @@ def report(result: Result, *, as_json: bool) -> int:
         print_json(result)
         return 0 if result.ok else 1
     rows = [("start-up", each.name, f"{each.seconds:.2f} s", "") for each in result.start_up]
+    rows += [("sign-in", each.name, f"{each.seconds:.2f} s", each.detail) for each in result.sign_in]
     for system in result.systems:
         rows += [(system.system, each.name, f"{each.seconds:.2f} s", each.detail) for each in system.phases]
     rows += [("clearing up", each.name, f"{each.seconds:.2f} s", "") for each in result.clearing_up]

@@ -16,6 +16,7 @@ import tomli_w
 from services._runtime.configuration import read_toml
 from services._runtime.settings import Configuration, load
 from services._runtime.systems import SshReach, System
+from services.operator_cli.emulated_sign_in import emulated, sign_in_table
 from services.operator_cli.state_folder import HOST, Ports, StateFolder
 
 EMULATORS = (("login", "emulators.login_node"), ("site", "emulators.unicore_site"))
@@ -103,6 +104,10 @@ def write_configuration(
     tables = read_toml(source.file)
     tables.setdefault("installation", {}).update(systems_folder="systems", keys_folder="keys")
     tables["nats"] = {"servers": [f"nats://{HOST}:{ports.nats}"], "nkeys_folder": "nkeys"}
+    if emulated(source) is not None:
+        tables["sign_in"] = sign_in_table(tables["sign_in"], ports)
+    elif source.shared.sign_in is not None:
+        tables["sign_in"].update(_files_of_sign_in(source))
     tables["hub_bridge"] = {**tables.get("hub_bridge", {}), **_hub_bridge(state, source, ports)}
     folder = state.path / "systems"
     folder.mkdir(exist_ok=True)
@@ -129,10 +134,24 @@ def _hub_bridge(state: StateFolder, source: Configuration, ports: Ports) -> dict
         "proxy_api_url": f"http://{HOST}:{ports.proxy_api}",
         "proxy_token_file": "proxy.token",
         "state_folder": "hub",
-        "users": [user["name"] for user in source.sections.get("accounts", {}).get("users", [])],
+        "users": known_users(source),
         "password_file": "password",
         "service_token_file": "operator.token",
     }
+
+
+def known_users(source: Configuration) -> list[str]:
+    """The users that exist from the start: those configured in `[accounts]` and those of the emulated provider."""
+    names = [str(user["name"]) for user in source.sections.get("accounts", {}).get("users", [])]
+    provider = emulated(source)
+    return list(dict.fromkeys([*names, *[user.name for user in (provider.users if provider else [])]]))
+
+
+def _files_of_sign_in(source: Configuration) -> dict[str, str]:
+    """The operator's files by their full names: the table moves to another folder, and they do not."""
+    settings, folder = source.shared.sign_in, source.file.parent
+    files = {"client_secret_file": settings.client_secret_file, "ca_file": settings.ca_file} if settings else {}
+    return {name: str(folder / file) for name, file in files.items() if file}
 
 
 def _keep_files(table: dict[str, Any], system: System) -> None:

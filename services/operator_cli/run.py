@@ -13,6 +13,8 @@ import aiohttp
 from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import TransientError
 from services._runtime.settings import Configuration
+from services.operator_cli.effective import known_users
+from services.operator_cli.emulated_sign_in import emulated
 from services.operator_cli.output import console
 from services.operator_cli.probe import TROUBLE, Hub, RefusedError, server_path, told
 from services.operator_cli.state_folder import StateFolder
@@ -52,12 +54,16 @@ async def run_up(source: Configuration, state_folder: Path, port: int) -> int:
 
 
 def _welcome(installation: Installation, source: Configuration, state: StateFolder, seconds: float) -> None:
-    users = [user["name"] for user in source.sections.get("accounts", {}).get("users", [])]
+    users, provider = known_users(source), emulated(source)
+    codes = [
+        f"{user.name}: {user.second_factor}" for user in (provider.users if provider else []) if user.second_factor
+    ]
     lines = [
         f"Ready in {seconds:.1f} s.",
         "",
         f"  Open     {installation.url}",
         f"  Log in   as {' or '.join(users) or 'any user'}, password {state.secret('password')}",
+        *([f"  Codes    {', '.join(codes)}, where a second factor is asked for"] if codes else []),
         f"  Logs     {state.path / 'logs'}",
         "  Stop     Ctrl-C",
     ]

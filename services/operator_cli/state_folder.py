@@ -33,6 +33,7 @@ class Ports(msgspec.Struct, kw_only=True):
     hub_api: int = 0
     proxy_api: int = 0
     launcher: int = 0
+    identity_provider: int = 0
     remote_forward: dict[str, int] = {}
     login: dict[str, int] = {}
     site: dict[str, int] = {}
@@ -90,6 +91,7 @@ class StateFolder:
                 hub_api=_free(held, earlier.hub_api),
                 proxy_api=_free(held, earlier.proxy_api),
                 launcher=_free(held, earlier.launcher),
+                identity_provider=_free(held, earlier.identity_provider),
             )
             if public_port and ports.hub != public_port:
                 raise ConfigurationError(

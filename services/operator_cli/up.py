@@ -15,6 +15,7 @@ from services._runtime import topology
 from services._runtime.connection import connect
 from services._runtime.settings import Configuration
 from services.operator_cli.effective import EMULATORS, EmulatedSite, write_configuration, write_emulators
+from services.operator_cli.emulated_sign_in import emulated, write_identity_provider
 from services.operator_cli.state_folder import Ports, StateFolder
 from services.operator_cli.supervisor import Child, Ready, Say, Supervisor
 
@@ -43,7 +44,7 @@ class Installation:
         self._state.make_keys()
         ports = self.ports = self._state.ports(self._source.systems, self._public_port)
         await self._start_broker(ports)
-        sites = await self._start_sites(ports)
+        sites = await self._start_emulators(ports)
         self.configuration = write_configuration(self._state, self._source, ports, sites)
         await self._apply_topology()
         await self.supervisor.start_saying(self._proxy(ports))
@@ -58,9 +59,12 @@ class Installation:
         command = [str(Path(sys.executable).parent / "nats-server"), "-c", str(file)]
         await self.supervisor.start_saying(Child(name="nats", command=command, ready=_listens(ports.nats)))
 
-    async def _start_sites(self, ports: Ports) -> dict[str, EmulatedSite]:
+    async def _start_emulators(self, ports: Ports) -> dict[str, EmulatedSite]:
         sites = write_emulators(self._state, self._source, ports)
         children = []
+        if (provider := emulated(self._source)) is not None:
+            command, told = write_identity_provider(self._state, provider, ports)
+            children.append(Child(name="identity_provider", command=command, ready=_exists(told)))
         for name, site in sites.items():
             for part, module in EMULATORS:
                 if (file := site.folder / f"{part}.toml").exists():

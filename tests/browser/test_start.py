@@ -46,9 +46,15 @@ async def logged_in(farlab: RunningFarlab, user: str) -> AsyncIterator[Page]:
         page = await browser.new_page()
         page.set_default_timeout(120_000)
         await page.goto(farlab.url)
+        await (
+            page.get_by_role("link", name="Sign in with Demo Identity Provider")
+            .or_(page.get_by_role("button", name="Sign in with Demo Identity Provider"))
+            .click()
+        )
         await page.fill("input[name=username]", user)
         await page.fill("input[name=password]", farlab.password)
-        await page.click("input[type=submit]")
+        await page.click("button[type=submit]")
+        await page.wait_for_url(f"{farlab.url}**")
         await page.goto(f"{farlab.url}hub/spawn")
         yield page
         await browser.close()

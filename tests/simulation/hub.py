@@ -17,6 +17,7 @@ from schemas.base import SessionId
 from schemas.lifecycle import Ended, NotStarted, Ready
 from schemas.session import HpcPlace, Resources, StartRequested, StopRequested, TunnelReady
 from services._runtime.errors import PermanentError, TransientError
+from services._runtime.rpc import MemoryRpc
 from services._runtime.settings import Configuration
 from services._runtime.vault import Vault
 from services.hub_bridge.arrival import arrive
@@ -47,6 +48,7 @@ class SimBroker:
         self.log = SimLog(process)
         self.vault = SimBucket(process, "vault")
         self.access = SimBucket(process, "access")
+        self.rpc = MemoryRpc()
 
     async def close(self) -> None:
         return

@@ -14,6 +14,7 @@ from schemas.secrets import CertificateProof, Certificates, HmacProof, JobSecret
 from schemas.session import TunnelReady
 from services._runtime.errors import TransientError
 from services._runtime.memory import MemoryBucket, MemoryLog
+from services._runtime.rpc import MemoryRpc
 from services._runtime.settings import Configuration, load
 from services._runtime.vault import Vault
 from services.hub_bridge.bridge import Bridge
@@ -31,6 +32,7 @@ class MemoryBroker:
         self.log = MemoryLog()
         self.vault = MemoryBucket()
         self.access = MemoryBucket()
+        self.rpc = MemoryRpc()
         self.closed = False
 
     async def close(self) -> None:
