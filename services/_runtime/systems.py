@@ -99,6 +99,17 @@ class SshReach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     remote_forward: RemoteForward | None = None
 
 
+class SecondFactor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a sign-in must be for a start: one of these levels (`acr`), or with one of these methods (`amr`).
+
+    `max_age_seconds` is how long ago the user may have proved it; without it, any time in this sign-in will do.
+    """
+
+    levels: list[Annotated[str, Meta(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]{1,255}$")]] = []
+    methods: list[Annotated[str, Meta(min_length=1, max_length=64)]] = []
+    max_age_seconds: PositiveInt | None = None
+
+
 class Emulated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """For `farlab up` only: it starts a stand-in for the site and fills in the addresses. Not for production."""
 
@@ -118,6 +129,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reach: SshReach | DirectReach
     job: Job = Job()
     partitions: dict[str, Partition]
+    second_factor: SecondFactor | None = None
     emulated: Emulated | None = None
 
 
@@ -141,6 +153,7 @@ def load_system(file: Path) -> System:
     system = msgspec.structs.replace(convert(read_toml(file), System, file=file), name=SystemName(name))
     _check_partitions(system, file)
     _check_networks(system, file)
+    _check_second_factor(system, file)
     site = msgspec.structs.replace(
         system.site,
         delegation_key_file=_beside(file, system.site.delegation_key_file),
@@ -168,6 +181,15 @@ def _check_partitions(system: System, file: Path) -> None:
                 f"{file}: partitions.{name}.default_runtime_seconds = {partition.default_runtime_seconds}: "
                 f"must lie between min_runtime_seconds ({least}) and max_runtime_seconds ({most})"
             )
+
+
+def _check_second_factor(system: System, file: Path) -> None:
+    required = system.second_factor
+    if required is not None and not (required.levels or required.methods):
+        raise ConfigurationError(
+            f"{file}: second_factor names no levels and no methods; name what your provider's acr or amr says, "
+            'such as methods = ["mfa"]'
+        )
 
 
 def _check_networks(system: System, file: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 import msgspec
 import structlog
@@ -13,22 +15,26 @@ from aiohttp import web
 from schemas.access import AccessChanged, AccessRecord
 from schemas.base import SystemName, UserName
 from schemas.lifecycle import Ended, NotStarted, Requested, Withdrawn
-from schemas.session import SessionEvent, StartAdmitted, StartRejected, StartRequested
+from schemas.session import SessionEvent, StartAdmitted, StartRejected, StartRequested, StepUp
 from schemas.subjects import Subjects, slug
 from schemas.system import SystemDrained, SystemResumed
 from services._runtime.connection import Broker
 from services._runtime.errors import TransientError
 from services._runtime.identity import Stamp
 from services._runtime.log import Bucket, ConflictError, Log, Recorded, Subscription
-from services._runtime.service import stamp_of
+from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
 from services._runtime.systems import System
 from services._runtime.tasks import end
 from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up
 from services.accounts.entitlements import Refused, Rules, judge
+from services.accounts.identity_provider import OpenIdConnect
 from services.accounts.ledger import Ledger
+from services.accounts.second_factor import TooWeak, too_weak
 from services.accounts.settings import AccountsSettings, access_record, accounts_settings
+from services.accounts.sign_ins import SignInDesk
+from services.accounts.tokens import TokenKeeper
 
 _log = structlog.get_logger("farlab.accounts")
 
@@ -36,6 +42,7 @@ _log = structlog.get_logger("farlab.accounts")
 def build(configuration: Configuration, broker: Broker) -> AccountsApp:
     """The service, from its configuration and an open broker. Raises ConfigurationError."""
     return AccountsApp(
+        desk=_desk(configuration, broker),
         log=broker.log,
         access=broker.access,
         subjects=configuration.subjects,
@@ -43,6 +50,42 @@ def build(configuration: Configuration, broker: Broker) -> AccountsApp:
         systems=configuration.systems,
         settings=accounts_settings(configuration),
     )
+
+
+def _desk(configuration: Configuration, broker: Broker) -> SignInDesk | None:
+    """Who takes sign-ins, where users sign in through a provider."""
+    settings = configuration.shared.sign_in
+    if settings is None:
+        return None
+    vault = vault_of(configuration, broker, "accounts")
+    provider = OpenIdConnect(settings, configuration.file.parent, utc_now)
+    tokens = TokenKeeper(
+        bucket=broker.tokens,
+        leases=broker.leases,
+        vault=vault,
+        provider=provider,
+        replica=secrets.token_hex(8),
+        now=utc_now,
+    )
+    return SignInDesk(
+        log=broker.log,
+        rpc=broker.rpc,
+        subjects=configuration.subjects,
+        vault=vault,
+        tokens=tokens,
+        provider=provider,
+        learns=ConfiguredAccess(),
+        revoke_at_sign_out=settings.revoke_at_sign_out,
+        now=utc_now,
+    )
+
+
+class ConfiguredAccess:
+    """What users may use is configured, so what the provider says of them changes nothing."""
+
+    async def learn(self, user: UserName, claims: Mapping[str, object], reason: str) -> None:
+        """Notes that it was told."""
+        _log.debug("told of a user", user=user, claims=len(claims), reason=reason)
 
 
 class AccountsApp:
@@ -57,7 +100,11 @@ class AccountsApp:
         stamp: Stamp,
         systems: dict[SystemName, System],
         settings: AccountsSettings,
+        desk: SignInDesk | None = None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
+        self._desk = desk
+        self._now = now
         self._log = log
         self._bucket = access
         self._subjects = subjects
@@ -91,12 +138,16 @@ class AccountsApp:
             await self._log.follow("SYSTEMS", [self._subjects.family("system")], self._take_system)
         )
         await self.sessions.start()
+        if self._desk is not None:
+            await self._desk.start()
         self._reconciler = asyncio.create_task(self._reconcile_for_ever())
 
     async def close(self) -> None:
         """Finishes what is in hand."""
         if self._reconciler is not None:
             await end([self._reconciler])
+        if self._desk is not None:
+            await self._desk.close()
         await self.sessions.close()
         while self._subscriptions:
             await self._subscriptions.pop().close()
@@ -122,12 +173,23 @@ class AccountsApp:
         verdict = judge(request, Rules(self._systems, self._access, self._drained))
         if isinstance(verdict, Refused):
             return _rejected(request, verdict.code, verdict.message, verdict.remedy)
+        if (weak := await self._too_weak(request)) is not None:
+            return _rejected(request, "second-factor", weak.message, weak.remedy, weak.step_up)
         full = await self.ledger.reserve(request)
         if full is not None:
             return _rejected(request, "quota-full", full.message, full.remedy)
         return StartAdmitted(
             hub=request.hub, system=request.system, session=request.session, site_identity=verdict.site_identity
         )
+
+    async def _too_weak(self, request: StartRequested) -> TooWeak | None:
+        system = self._systems[request.system]
+        if system.second_factor is None:
+            return None
+        authentication = None
+        if self._desk is not None:
+            authentication = await self._desk.authentication(request.user, request.sign_in)
+        return too_weak(system.second_factor, system.title, authentication, self._now())
 
     def _take_system(self, recorded: Recorded) -> None:
         match recorded.message:
@@ -173,7 +235,9 @@ class AccountsApp:
                 await self.sessions.consumer.nudge(session)
 
 
-def _rejected(request: StartRequested, code: str, message: str, remedy: str) -> StartRejected:
+def _rejected(
+    request: StartRequested, code: str, message: str, remedy: str, step_up: StepUp | None = None
+) -> StartRejected:
     return StartRejected(
         hub=request.hub,
         system=request.system,
@@ -181,4 +245,5 @@ def _rejected(request: StartRequested, code: str, message: str, remedy: str) -> 
         code=code,
         message=message[:1024],
         remedy=remedy[:1024],
+        step_up=step_up,
     )
