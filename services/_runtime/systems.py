@@ -119,7 +119,11 @@ class Emulated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An HPC system. `name` is the file's name."""
+    """An HPC system. `name` is the file's name.
+
+    `grants` says which partitions a right opens, by the name the identity provider has for it, such as JuDoor's
+    `juwels_booster`; `open_partitions` are open to every project on the system.
+    """
 
     title: str
     name: SystemName = SystemName("")
@@ -130,6 +134,8 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     job: Job = Job()
     partitions: dict[str, Partition]
     second_factor: SecondFactor | None = None
+    grants: dict[str, list[str]] = {}
+    open_partitions: list[str] = []
     emulated: Emulated | None = None
 
 
@@ -152,6 +158,7 @@ def load_system(file: Path) -> System:
         ) from None
     system = msgspec.structs.replace(convert(read_toml(file), System, file=file), name=SystemName(name))
     _check_partitions(system, file)
+    _check_grants(system, file)
     _check_networks(system, file)
     _check_second_factor(system, file)
     site = msgspec.structs.replace(
@@ -190,6 +197,19 @@ def _check_second_factor(system: System, file: Path) -> None:
             f"{file}: second_factor names no levels and no methods; name what your provider's acr or amr says, "
             'such as methods = ["mfa"]'
         )
+
+
+def _check_grants(system: System, file: Path) -> None:
+    for key, names in [("open_partitions", system.open_partitions), *_keyed(system.grants)]:
+        for name in names:
+            if name not in system.partitions:
+                raise ConfigurationError(
+                    f"{file}: {key} = {name!r}: not a partition; there are: {', '.join(system.partitions)}"
+                )
+
+
+def _keyed(grants: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
+    return [(f"grants.{resource}", names) for resource, names in grants.items()]
 
 
 def _check_networks(system: System, file: Path) -> None:
