@@ -8,8 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from schemas.base import (
+    Count,
     HubNameField,
     Message,
+    PositiveInt,
     ShortText,
     SignInIdField,
     Slug,
@@ -44,12 +46,37 @@ class SystemAccess(msgspec.Struct, frozen=True, kw_only=True):
     site_identity: Annotated[str, Meta(max_length=255)] = ""
 
 
+class PartitionLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """What an organisation lets one start ask of a partition at most; an absent field leaves it to the partition."""
+
+    system: SystemNameField
+    partition: Name
+    max_nodes: PositiveInt | None = None
+    max_gpus: Count | None = None
+    max_runtime_seconds: PositiveInt | None = None
+
+
+class OrganisationAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """A virtual organisation as one of its members sees it. No systems named: all the user has.
+
+    It holds from `valid_from` until before `valid_until`; absent: without bound.
+    """
+
+    name: Slug
+    title: ShortText = ""
+    systems: list[SystemNameField] = []
+    limits: list[PartitionLimit] = []
+    valid_from: UtcDatetime | None = None
+    valid_until: UtcDatetime | None = None
+
+
 class AccessRecord(msgspec.Struct, frozen=True, kw_only=True):
     """All a user may use: the value in the key-value bucket `access`, under the user's slug."""
 
     user: UserNameField
     vos: list[Slug] = msgspec.field(default_factory=lambda: ["default"])
     systems: list[SystemAccess] = []
+    organisations: list[OrganisationAccess] = []
 
 
 class AccessChanged(Message, frozen=True, kw_only=True, tag="access-changed.v1"):

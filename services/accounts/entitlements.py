@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from schemas.access import AccessRecord, SystemAccess
+from schemas.access import AccessRecord, OrganisationAccess, SystemAccess
 from schemas.base import SystemName, UserName
 from schemas.session import HpcPlace, Resources, StartRequested
 from services._runtime.systems import Partition, System
+from services.accounts.organisations import allows, is_valid, limit_of
 
 
 class Allowed(msgspec.Struct, frozen=True):
@@ -61,6 +62,9 @@ def judge(request: StartRequested, rules: Rules) -> Verdict:
         )
     if request.vo not in record.vos:
         return Refused("not-in-vo", f"You are not a member of {request.vo!r}.", _choose("an organisation", record.vos))
+    organisation = next((each for each in record.organisations if each.name == request.vo), None)
+    if organisation is not None and (refused := _as_member(request, organisation, system)) is not None:
+        return refused
     access = next((each for each in record.systems if each.system == request.system), None)
     if access is None:
         return Refused(
@@ -72,7 +76,62 @@ def judge(request: StartRequested, rules: Rules) -> Verdict:
         return Refused(
             "wrong-kind", f"{system.title} is an HPC system.", "Choose an account, a project and a partition."
         )
-    return _place(request.place, access, system) or _fits(request, system) or Allowed(access.site_identity)
+    refused = _place(request.place, access, system) or _fits(request, system)
+    return refused or _fits_organisation(request, request.place, organisation) or Allowed(access.site_identity)
+
+
+def lost_right(request: StartRequested, record: AccessRecord | None, system: System | None) -> str:
+    """Why the user of a session that was admitted may not use its place any more; empty while he may.
+
+    Only rights count here: neither maintenance nor limits, nor the end of a workshop, take a running server away.
+    """
+    if record is None or system is None:
+        return "Nothing is known any more of what you may use."
+    if request.vo not in record.vos:
+        return f"You are not a member of {request.vo!r} any more."
+    access = next((each for each in record.systems if each.system == request.system), None)
+    if access is None:
+        return f"You have no account on {system.title} any more."
+    refused = _place(request.place, access, system) if isinstance(request.place, HpcPlace) else None
+    return "" if refused is None else refused.message
+
+
+def _as_member(request: StartRequested, organisation: OrganisationAccess, system: System) -> Refused | None:
+    name = organisation.title or organisation.name
+    if not is_valid(organisation, request.at):
+        begin, end = organisation.valid_from, organisation.valid_until
+        over = end is not None and request.at >= end
+        when = f"ended on {end:%Y-%m-%d %H:%M} UTC" if over else f"begins on {begin:%Y-%m-%d %H:%M} UTC"
+        return Refused("vo-not-valid", f"{name} {when}.", "Choose another organisation.")
+    if not allows(organisation, request.system):
+        return Refused(
+            "system-not-in-vo",
+            f"{name} does not include {system.title}.",
+            _choose("a system", organisation.systems),
+        )
+    return None
+
+
+def _fits_organisation(
+    request: StartRequested, place: HpcPlace, organisation: OrganisationAccess | None
+) -> Refused | None:
+    limit = limit_of(organisation, request.system, place.partition) if organisation is not None else None
+    if organisation is None or limit is None:
+        return None
+    asked = request.resources
+    for what, value, most in (
+        ("nodes", asked.nodes, limit.max_nodes),
+        ("gpus", asked.gpus, limit.max_gpus),
+        ("runtime_seconds", asked.runtime_seconds, limit.max_runtime_seconds),
+    ):
+        if most is not None and value > most:
+            name = organisation.title or organisation.name
+            return Refused(
+                "over-the-limit",
+                f"{what} = {value} is more than {name} allows on the partition {place.partition!r}.",
+                f"Choose at most {most}, or another organisation.",
+            )
+    return None
 
 
 def _place(place: HpcPlace, access: SystemAccess, system: System) -> Refused | None:

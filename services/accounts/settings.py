@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +12,9 @@ from schemas.access import AccessRecord, AccountAccess, ProjectAccess, SystemAcc
 from schemas.base import SystemName, UserName
 from services._runtime.configuration import ConfigurationError
 from services._runtime.settings import Configuration
+from services.accounts.organisations import Organisation
+from services.accounts.rights.claims import ClaimNames
+from services.accounts.rights.entitlements import canonical_group
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 QuotaResource = Literal["sessions", "nodes", "cores", "gpus"]
@@ -49,9 +53,16 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of `[accounts]`."""
+    """All of `[accounts]`.
+
+    `claims` names what the identity provider delivers. `when_rights_end` says what becomes of running sessions whose
+    user may not use their place any more; new starts are refused at once either way.
+    """
 
     users: list[User] = []
+    claims: ClaimNames = ClaimNames()
+    organisations: list[Organisation] = []
+    when_rights_end: Literal["let-run", "stop"] = "let-run"
     quotas: list[Quota] = []
     reconcile_seconds: Annotated[float, Meta(gt=0)] = 5.0
 
@@ -76,10 +87,46 @@ def accounts_settings(configuration: Configuration) -> AccountsSettings:
                                 f"{file}: accounts.users {user.name!r}: project {project!r} names partition "
                                 f"{partition!r}, which {name} has not; there are: {', '.join(partitions)}"
                             )
+    organisations = [_canonical(each, configuration, file) for each in settings.organisations]
+    names = [each.name for each in organisations]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(
+                f"{file}: accounts.organisations: {name!r} is there twice; give each a name of its own"
+            )
+    settings = msgspec.structs.replace(settings, organisations=organisations)
     for quota in settings.quotas:
         if quota.system not in configuration.systems:
             raise ConfigurationError(f"{file}: accounts.quotas: no system {quota.system!r}; there are: {known}")
     return settings
+
+
+def _canonical(organisation: Organisation, configuration: Configuration, file: Path) -> Organisation:
+    """The organisation with its groups by canonical name, and every name in it known. Raises ConfigurationError."""
+    where = f"{file}: accounts.organisations {organisation.name!r}"
+    groups = []
+    for group in organisation.groups:
+        if (name := canonical_group(group)) is None:
+            raise ConfigurationError(
+                f"{where}: groups = {group!r}: not a group; write it as urn:geant:example.org:group:ai:workshop"
+            )
+        groups.append(name)
+    for name in (*organisation.systems, *organisation.limits):
+        if name not in configuration.systems:
+            raise ConfigurationError(f"{where}: no system {name!r}; there are: {', '.join(configuration.systems)}")
+    for name, partitions in organisation.limits.items():
+        known = configuration.systems[SystemName(name)].partitions
+        for partition in partitions:
+            if partition not in known:
+                raise ConfigurationError(
+                    f"{where}: limits.{name}.{partition}: not a partition; there are: {', '.join(known)}"
+                )
+    begin, end = organisation.valid_from, organisation.valid_until
+    if begin is not None and end is not None and begin >= end:
+        raise ConfigurationError(
+            f"{where}: valid_until = {end.isoformat()}: must be after valid_from ({begin.isoformat()})"
+        )
+    return msgspec.structs.replace(organisation, groups=groups)
 
 
 def access_record(user: User) -> AccessRecord:
