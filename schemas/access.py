@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -68,6 +69,11 @@ class OrganisationAccess(msgspec.Struct, frozen=True, kw_only=True):
     limits: list[PartitionLimit] = []
     valid_from: UtcDatetime | None = None
     valid_until: UtcDatetime | None = None
+
+    def holds_at(self, moment: datetime) -> bool:
+        """Whether a time lies within its bounds."""
+        begun = self.valid_from is None or self.valid_from <= moment
+        return begun and (self.valid_until is None or moment < self.valid_until)
 
 
 class AccessRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from schemas.access import AccessRecord, OrganisationAccess, SystemAccess
 from schemas.base import SystemName, UserName
 from schemas.session import HpcPlace, Resources, StartRequested
 from services._runtime.systems import Partition, System
-from services.accounts.organisations import allows, is_valid, limit_of
+from services.accounts.organisations import allows, limit_of
 
 
 class Allowed(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ def lost_right(request: StartRequested, record: AccessRecord | None, system: Sys
 
 def _as_member(request: StartRequested, organisation: OrganisationAccess, system: System) -> Refused | None:
     name = organisation.title or organisation.name
-    if not is_valid(organisation, request.at):
+    if not organisation.holds_at(request.at):
         begin, end = organisation.valid_from, organisation.valid_until
         over = end is not None and request.at >= end
         when = f"ended on {end:%Y-%m-%d %H:%M} UTC" if over else f"begins on {begin:%Y-%m-%d %H:%M} UTC"

@@ -7,7 +7,6 @@ and never widens it.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -56,10 +55,11 @@ def memberships(user: UserName, groups: Set[str], organisations: Sequence[Organi
         each for each in organisations if each.name != DEFAULT and (user in each.users or groups & set(each.groups))
     ]
     ordered = sorted([*theirs, default], key=lambda each: (-each.weight, each.name != DEFAULT, each.name))
-    return [_as_member(each) for each in ordered]
+    return [as_member(each) for each in ordered]
 
 
-def _as_member(organisation: Organisation) -> OrganisationAccess:
+def as_member(organisation: Organisation) -> OrganisationAccess:
+    """An organisation as its members see it."""
     return OrganisationAccess(
         name=organisation.name,
         title=organisation.title,
@@ -78,12 +78,6 @@ def _as_member(organisation: Organisation) -> OrganisationAccess:
         valid_from=organisation.valid_from,
         valid_until=organisation.valid_until,
     )
-
-
-def is_valid(organisation: OrganisationAccess, at: datetime) -> bool:
-    """Whether it holds at a time."""
-    begun = organisation.valid_from is None or organisation.valid_from <= at
-    return begun and (organisation.valid_until is None or at < organisation.valid_until)
 
 
 def allows(organisation: OrganisationAccess, system: SystemName) -> bool:

@@ -151,7 +151,7 @@ class Bridge:
         await self.opened(self.settings.broker_seconds)
         entry = await self._opened().access.get(slug(user))
         record = msgspec.json.decode(entry[0], type=AccessRecord) if entry is not None else None
-        return offer(self.configuration.systems, record)
+        return offer(self.configuration.systems, record, self.now())
 
     def title(self, system: str) -> str:
         """A system's name as people know it."""

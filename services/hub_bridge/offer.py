@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 
-from schemas.access import AccessRecord, SystemAccess
+from schemas.access import AccessRecord, OrganisationAccess, PartitionLimit, SystemAccess
 from schemas.base import SystemName
 from services._runtime.systems import Partition, System
 
@@ -18,6 +19,7 @@ class PartitionOffer(msgspec.Struct, frozen=True, kw_only=True):
     max_nodes: int
     cores_per_node: int
     gpus_per_node: int
+    max_gpus: int
     min_runtime_minutes: int
     max_runtime_minutes: int
     default_runtime_minutes: int
@@ -33,24 +35,70 @@ class SystemOffer(msgspec.Struct, frozen=True, kw_only=True):
     partitions: dict[str, PartitionOffer]
 
 
-class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """All a user may choose from. Empty: nothing is known of the user's access."""
+class OrganisationOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user may choose from as a member of one virtual organisation."""
 
-    vos: list[str]
+    title: str
     systems: dict[str, SystemOffer]
 
 
-NOTHING = Offer(vos=[], systems={})
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """All a user may choose from, by virtual organisation, the first one first. Empty: nothing is open to the user."""
+
+    organisations: dict[str, OrganisationOffer]
 
 
-def offer(systems: Mapping[SystemName, System], record: AccessRecord | None) -> Offer:
-    """What the user may choose from, by the catalogue and the user's access. Systems without account are left out."""
+NOTHING = Offer(organisations={})
+
+
+def offer(systems: Mapping[SystemName, System], record: AccessRecord | None, now: datetime) -> Offer:
+    """What the user may choose from now, by the catalogue and the user's access. What leads nowhere is left out."""
     if record is None:
         return NOTHING
     offered = {
         access.system: _system(systems[access.system], access) for access in record.systems if access.system in systems
     }
-    return Offer(vos=list(record.vos), systems={name: system for name, system in offered.items() if system.accounts})
+    usable = {name: system for name, system in offered.items() if system.accounts}
+    known = {each.name: each for each in record.organisations}
+    members = [known.get(name) or OrganisationAccess(name=name) for name in record.vos]
+    organisations = {each.name: _organisation(each, usable) for each in members if each.holds_at(now)}
+    return Offer(organisations={name: each for name, each in organisations.items() if each.systems})
+
+
+def _organisation(organisation: OrganisationAccess, systems: Mapping[SystemName, SystemOffer]) -> OrganisationOffer:
+    limits = {(each.system, each.partition): each for each in organisation.limits}
+    return OrganisationOffer(
+        title=organisation.title or organisation.name,
+        systems={
+            name: msgspec.structs.replace(
+                system,
+                partitions={
+                    each: _narrowed(partition, limits.get((name, each)))
+                    for each, partition in system.partitions.items()
+                },
+            )
+            for name, system in systems.items()
+            if not organisation.systems or name in organisation.systems
+        },
+    )
+
+
+def _narrowed(partition: PartitionOffer, limit: PartitionLimit | None) -> PartitionOffer:
+    """The partition as the organisation limits it; never wider than it was, and never without any runtime."""
+    if limit is None:
+        return partition
+    nodes = min(partition.max_nodes, limit.max_nodes or partition.max_nodes)
+    gpus = partition.max_gpus if limit.max_gpus is None else min(partition.max_gpus, limit.max_gpus)
+    minutes = partition.max_runtime_minutes
+    if limit.max_runtime_seconds is not None:
+        minutes = max(min(minutes, limit.max_runtime_seconds // 60), partition.min_runtime_minutes)
+    return msgspec.structs.replace(
+        partition,
+        max_nodes=nodes,
+        max_gpus=gpus,
+        max_runtime_minutes=minutes,
+        default_runtime_minutes=min(partition.default_runtime_minutes, minutes),
+    )
 
 
 def _system(system: System, access: SystemAccess) -> SystemOffer:
@@ -79,6 +127,7 @@ def _partition(name: str, partition: Partition) -> PartitionOffer:
         max_nodes=partition.max_nodes,
         cores_per_node=partition.cores_per_node,
         gpus_per_node=partition.gpus_per_node,
+        max_gpus=partition.gpus_per_node * partition.max_nodes,
         min_runtime_minutes=least,
         max_runtime_minutes=most,
         default_runtime_minutes=min(max(partition.default_runtime_seconds // 60, least), most),

@@ -109,42 +109,45 @@ def choose(options: Mapping[str, object], offer: Offer) -> Choice:
                 "not an option",
                 f"did you mean {near[0]}?" if near else f"there are: {_list(FIELDS)}",
             )
-    if not offer.systems:
+    if not offer.organisations:
         raise OptionsError(
             "system", options.get("system"), "no system is open to you", "ask your support for an account on one"
         )
-    name = _one_of("system", options, offer.systems)
-    system = offer.systems[name]
+    vo = _one_of("vo", options, offer.organisations, first=True)
+    systems = offer.organisations[vo].systems
+    name = _one_of("system", options, systems)
+    system = systems[name]
     account = _one_of("account", options, system.accounts)
     project = _one_of("project", options, system.accounts[account])
     partition = _one_of("partition", options, system.accounts[account][project])
-    return _with_resources(options, offer, system, Placing(name, account, project, partition))
+    return _with_resources(options, system, Placing(vo, name, account, project, partition))
 
 
 class Placing(msgspec.Struct, frozen=True):
     """The names on the way to a partition."""
 
+    vo: str
     system: str
     account: str
     project: str
     partition: str
 
 
-def _with_resources(options: Mapping[str, object], offer: Offer, system: SystemOffer, at: Placing) -> Choice:
+def _with_resources(options: Mapping[str, object], system: SystemOffer, at: Placing) -> Choice:
     limits = system.partitions[at.partition]
     least, most = limits.min_runtime_minutes, limits.max_runtime_minutes
     nodes = _number("nodes", options, 1, limits.max_nodes, 1)
     cores = limits.cores_per_node * nodes
     return Choice(
         system=at.system,
-        vo=_one_of("vo", options, offer.vos, first=True),
+        vo=at.vo,
         account=at.account,
         project=at.project,
         partition=at.partition,
         runtime_minutes=_number("runtime_minutes", options, least, most, limits.default_runtime_minutes),
         nodes=nodes,
         cores=_number("cores", options, 1, cores, 1) if options.get("cores") is not None else None,
-        gpus=_number("gpus", options, 0, limits.gpus_per_node * nodes, 0),
+        gpus=_number("gpus", options, 0, min(limits.gpus_per_node * nodes, limits.max_gpus), 0),
         reservation=_reservation(options, limits),
         software=_one_of("software", options, SOFTWARE, first=True),
     )

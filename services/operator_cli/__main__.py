@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.operator_cli.commands import act, configuration, installation, replay, see
+from services.operator_cli.commands import access, act, configuration, installation, replay, see
 
 app = typer.Typer(
     name="farlab",
@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 for family in (installation, see, replay, act):
     app.add_typer(family.app)
+app.add_typer(access.access_app, name="access")
+app.add_typer(access.vo_app, name="vo")
 app.add_typer(configuration.app, name="config")
 
 

@@ -6,7 +6,9 @@
   const last = JSON.parse(document.getElementById("farlab-last").textContent);
   const field = (name) => box.querySelector(`[name="${name}"]`);
   const systemName = () => box.querySelector('[name="system"]:checked').value;
-  const system = () => offer.systems[systemName()];
+  const systems = () =>
+    offer.organisations[field("vo") ? field("vo").value : Object.keys(offer.organisations)[0]].systems;
+  const system = () => systems()[systemName()];
   const partition = () => system().partitions[field("partition").value];
 
   function fill(select, choices, wanted) {
@@ -51,8 +53,8 @@
       `${limits.min_runtime_minutes} to ${limits.max_runtime_minutes} (${hours(limits.max_runtime_minutes)})`);
     limit("nodes", 1, limits.max_nodes, 1,
       limits.max_nodes === 1 ? "one node" : `1 to ${limits.max_nodes}, ${limits.cores_per_node} ${limits.cores_per_node === 1 ? "core" : "cores"} each`);
-    show("gpus", limits.gpus_per_node > 0);
-    const gpus = limits.gpus_per_node * Number(field("nodes").value || 1);
+    show("gpus", limits.max_gpus > 0);
+    const gpus = Math.min(limits.gpus_per_node * Number(field("nodes").value || 1), limits.max_gpus);
     limit("gpus", 0, gpus, 0, `0 to ${gpus}`);
     show("reservation", limits.reservations.length > 0);
     fill(field("reservation"), [["", "none"], ...names(limits.reservations)]);
@@ -83,19 +85,30 @@
     projects(wanted, fresh);
   }
 
-  if (offer.systems[last.system]) {
+  function organisation(wanted, fresh) {
+    const open = systems();
+    box.querySelectorAll("[data-system]").forEach((label) => {
+      label.hidden = !open[label.dataset.system];
+      label.querySelector("input").disabled = label.hidden;
+    });
+    if (!open[systemName()]) box.querySelector('[name="system"]:not(:disabled)').checked = true;
+    accounts(wanted, fresh);
+  }
+
+  if (field("vo") && offer.organisations[last.vo]) field("vo").value = last.vo;
+  if (systems()[last.system]) {
     box.querySelectorAll('[name="system"]').forEach((radio) => { radio.checked = radio.value === last.system; });
     for (const name of ["runtime_minutes", "nodes", "gpus"]) {
       if (last[name] !== undefined) field(name).value = last[name];
     }
   }
-  accounts(last, false);
+  organisation(last, false);
   if (last.reservation !== undefined) field("reservation").value = last.reservation;
-  if (field("vo") && offer.vos.includes(last.vo)) field("vo").value = last.vo;
 
   box.addEventListener("change", (event) => {
     const name = event.target.name;
-    if (name === "system") accounts({}, true);
+    if (name === "vo") organisation({}, true);
+    else if (name === "system") accounts({}, true);
     else if (name === "account") projects({}, true);
     else if (name === "project") partitions(undefined, true);
     else if (name === "partition") resources(true);

@@ -95,8 +95,8 @@ async def test_the_offer_is_made_of_catalogue_and_access(configuration: Configur
     await give_access(broker.access, ["ada", "Ünïcödé / ; $(x)"])
     bridge = await _bridge(configuration, broker)
     for user in ("ada", "Ünïcödé / ; $(x)"):
-        assert list((await bridge.offer(user)).systems) == ["demo-hpc"]
-    assert not (await bridge.offer("nobody")).systems
+        assert list((await bridge.offer(user)).organisations["default"].systems) == ["demo-hpc"]
+    assert not (await bridge.offer("nobody")).organisations
     await bridge.close()
 
 

@@ -10,28 +10,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.hub_bridge.form import TEMPLATES, options_form, script_json
-from services.hub_bridge.offer import NOTHING, Offer, PartitionOffer, SystemOffer
+from services.hub_bridge.offer import NOTHING, Offer, OrganisationOffer, PartitionOffer, SystemOffer
 
 LIMITS = PartitionOffer(
     title="</script><script>alert(1)",
     max_nodes=1,
     cores_per_node=1,
     gpus_per_node=0,
+    max_gpus=0,
     min_runtime_minutes=1,
     max_runtime_minutes=2,
     default_runtime_minutes=1,
     reservations=[],
 )
+SYSTEMS = {
+    '"><img>': SystemOffer(
+        title="<i>Demo</i>",
+        description="a & b",
+        accounts={"a": {"<p>": ["batch"]}},
+        partitions={"batch": LIMITS},
+    )
+}
 EVIL = Offer(
-    vos=["default", '"><b>'],
-    systems={
-        '"><img>': SystemOffer(
-            title="<i>Demo</i>",
-            description="a & b",
-            accounts={"a": {"<p>": ["batch"]}},
-            partitions={"batch": LIMITS},
-        )
-    },
+    organisations={
+        "default": OrganisationOffer(title="<b>All</b>", systems=SYSTEMS),
+        '"><b>': OrganisationOffer(title="<b>", systems=SYSTEMS),
+    }
 )
 
 
@@ -40,10 +44,11 @@ def test_names_and_titles_are_never_markup() -> None:
     assert "<img>" not in html
     assert "<i>" not in html
     assert "<x>" not in html
+    assert "<b>" not in html
     assert html.count("</script>") == 3
     data = re.search(r'id="farlab-offer">(.*?)</script>', html, re.DOTALL)
     assert data is not None
-    assert list(json.loads(data[1])["systems"]) == ['"><img>']
+    assert list(json.loads(data[1])["organisations"]["default"]["systems"]) == ['"><img>']
 
 
 def test_somebody_without_access_gets_a_remedy_and_no_fields() -> None:

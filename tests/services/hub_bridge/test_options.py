@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import string
+from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.access import AccessRecord, AccountAccess, ProjectAccess, SystemAccess
+from schemas.access import (
+    AccessRecord,
+    AccountAccess,
+    OrganisationAccess,
+    PartitionLimit,
+    ProjectAccess,
+    SystemAccess,
+)
 from schemas.base import SystemName, UserName
 from schemas.session import HpcPlace
 from services.hub_bridge.offer import NOTHING, Offer, offer
 from services.hub_bridge.options import FIELDS, Choice, OptionsError, choose, from_form, shown
 from tests.support.catalogue import system
+from tests.support.samples import NOW
 
 RECORD = AccessRecord(
     user=UserName("ada"),
@@ -37,16 +47,55 @@ RECORD = AccessRecord(
     ],
 )
 SYSTEMS = {SystemName("demo-hpc"): system(), SystemName("second"): system("second")}
-OFFER = offer(SYSTEMS, RECORD)
+OFFER = offer(SYSTEMS, RECORD, NOW)
+SYSTEMS_OFFERED = OFFER.organisations["default"].systems
 GOOD: dict[str, object] = {"system": "demo-hpc", "account": "ada1", "project": "ztrain", "partition": "batch"}
 
 
 def test_the_offer_is_the_catalogue_cut_down_to_the_access() -> None:
-    assert list(OFFER.systems) == ["demo-hpc", "second"], "no system that is not in the catalogue"
-    demo = OFFER.systems["demo-hpc"]
+    assert list(SYSTEMS_OFFERED) == ["demo-hpc", "second"], "no system that is not in the catalogue"
+    demo = SYSTEMS_OFFERED["demo-hpc"]
     assert demo.accounts == {"ada1": {"ztrain": ["batch", "devel"], "zdev": ["devel"]}}, "nothing that leads nowhere"
     assert demo.partitions["devel"].max_runtime_minutes == 120
-    assert offer(SYSTEMS, None) == NOTHING
+    assert offer(SYSTEMS, None, NOW) == NOTHING
+
+
+WORKSHOP = OrganisationAccess(
+    name="workshop",
+    title="AI 2024",
+    systems=[SystemName("demo-hpc")],
+    limits=[
+        PartitionLimit(
+            system=SystemName("demo-hpc"), partition="batch", max_nodes=2, max_gpus=3, max_runtime_seconds=1800
+        )
+    ],
+    valid_until=NOW + timedelta(days=1),
+)
+
+
+def test_an_organisation_offers_its_own_systems_within_its_own_limits() -> None:
+    offered = offer(SYSTEMS, msgspec.structs.replace(RECORD, organisations=[WORKSHOP]), NOW)
+    assert {name: list(each.systems) for name, each in offered.organisations.items()} == {
+        "default": ["demo-hpc", "second"],
+        "workshop": ["demo-hpc"],
+    }
+    assert offered.organisations["workshop"].title == "AI 2024"
+    as_member: dict[str, object] = {**GOOD, "vo": "workshop"}
+    assert choose(as_member, offered).runtime_minutes == 30
+    assert choose({**as_member, "nodes": 2, "gpus": 3}, offered).gpus == 3
+    for field, value in (("nodes", 3), ("gpus", 4), ("runtime_minutes", 31)):
+        assert choose({**GOOD, "nodes": 3, field: value}, offered)
+        with pytest.raises(OptionsError, match=f"^{field} = "):
+            choose({**as_member, field: value}, offered)
+    with pytest.raises(OptionsError, match=r"^system = 'second'"):
+        choose({"vo": "workshop", "system": "second"}, offered)
+
+
+def test_an_organisation_that_is_over_or_has_not_begun_is_not_offered() -> None:
+    for period in ({"valid_until": NOW}, {"valid_from": NOW + timedelta(seconds=1)}):
+        organisation = msgspec.structs.replace(WORKSHOP, **period)
+        offered = offer(SYSTEMS, msgspec.structs.replace(RECORD, organisations=[organisation]), NOW)
+        assert list(offered.organisations) == ["default"]
 
 
 def test_what_is_left_out_takes_the_default_or_the_only_possibility() -> None:
@@ -148,7 +197,7 @@ def test_whatever_is_asked_gives_an_allowed_choice_or_one_clear_line(options: di
 
 
 def _is_allowed(choice: Choice, offered: Offer) -> None:
-    place = offered.systems[choice.system]
+    place = offered.organisations[choice.vo].systems[choice.system]
     assert choice.partition in place.accounts[choice.account][choice.project]
     limits = place.partitions[choice.partition]
     assert limits.min_runtime_minutes <= choice.runtime_minutes <= limits.max_runtime_minutes
