@@ -5,34 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
-import msgspec
 import structlog
 from aiohttp import web
 
-from schemas.access import AccessChanged, AccessRecord
-from schemas.base import SystemName, UserName
-from schemas.lifecycle import Ended, NotStarted, Requested, Withdrawn
-from schemas.session import SessionEvent, StartAdmitted, StartRejected, StartRequested, StepUp
-from schemas.subjects import Subjects, slug
+from schemas.access import AccessRecord
+from schemas.base import SystemName
+from schemas.lifecycle import Admitted, Ended, NotStarted, Requested, Stopping, Withdrawn, WithJob
+from schemas.session import SessionEvent, StartAdmitted, StartRejected, StartRequested, StepUp, StopRequested
+from schemas.subjects import Subjects
 from schemas.system import SystemDrained, SystemResumed
 from services._runtime.connection import Broker
 from services._runtime.errors import TransientError
 from services._runtime.identity import Stamp
-from services._runtime.log import Bucket, ConflictError, Log, Recorded, Subscription
+from services._runtime.log import Log, Recorded, Subscription
 from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
 from services._runtime.systems import System
 from services._runtime.tasks import end
+from services.accounts.access import AccessBook
 from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up
-from services.accounts.entitlements import Refused, Rules, judge
+from services.accounts.entitlements import Refused, Rules, judge, lost_right
 from services.accounts.identity_provider import OpenIdConnect
 from services.accounts.ledger import Ledger
 from services.accounts.second_factor import TooWeak, too_weak
-from services.accounts.settings import AccountsSettings, access_record, accounts_settings
+from services.accounts.settings import AccountsSettings, accounts_settings
 from services.accounts.sign_ins import SignInDesk
 from services.accounts.tokens import TokenKeeper
 
@@ -41,18 +41,27 @@ _log = structlog.get_logger("farlab.accounts")
 
 def build(configuration: Configuration, broker: Broker) -> AccountsApp:
     """The service, from its configuration and an open broker. Raises ConfigurationError."""
-    return AccountsApp(
-        desk=_desk(configuration, broker),
+    stamp, settings = stamp_of(configuration, "accounts"), accounts_settings(configuration)
+    book = AccessBook(
         log=broker.log,
-        access=broker.access,
+        bucket=broker.access,
         subjects=configuration.subjects,
-        stamp=stamp_of(configuration, "accounts"),
+        stamp=stamp,
         systems=configuration.systems,
-        settings=accounts_settings(configuration),
+        settings=settings,
+    )
+    return AccountsApp(
+        book=book,
+        desk=_desk(configuration, broker, book),
+        log=broker.log,
+        subjects=configuration.subjects,
+        stamp=stamp,
+        systems=configuration.systems,
+        settings=settings,
     )
 
 
-def _desk(configuration: Configuration, broker: Broker) -> SignInDesk | None:
+def _desk(configuration: Configuration, broker: Broker, book: AccessBook) -> SignInDesk | None:
     """Who takes sign-ins, where users sign in through a provider."""
     settings = configuration.shared.sign_in
     if settings is None:
@@ -74,18 +83,10 @@ def _desk(configuration: Configuration, broker: Broker) -> SignInDesk | None:
         vault=vault,
         tokens=tokens,
         provider=provider,
-        learns=ConfiguredAccess(),
+        learns=book,
         revoke_at_sign_out=settings.revoke_at_sign_out,
         now=utc_now,
     )
-
-
-class ConfiguredAccess:
-    """What users may use is configured, so what the provider says of them changes nothing."""
-
-    async def learn(self, user: UserName, claims: Mapping[str, object], reason: str) -> None:
-        """Notes that it was told."""
-        _log.debug("told of a user", user=user, claims=len(claims), reason=reason)
 
 
 class AccountsApp:
@@ -94,8 +95,8 @@ class AccountsApp:
     def __init__(
         self,
         *,
+        book: AccessBook,
         log: Log,
-        access: Bucket,
         subjects: Subjects,
         stamp: Stamp,
         systems: dict[SystemName, System],
@@ -106,14 +107,10 @@ class AccountsApp:
         self._desk = desk
         self._now = now
         self._log = log
-        self._bucket = access
+        self._book = book
         self._subjects = subjects
-        self._stamp = stamp
         self._settings = settings
         self._systems = systems
-        self._access: dict[UserName, AccessRecord] = {
-            UserName(user.name): access_record(user) for user in settings.users
-        }
         self._drained: dict[SystemName, str] = {}
         self.ledger = Ledger(log, subjects, stamp, settings.quotas)
         self.sessions: SessionService[Command] = SessionService(
@@ -128,11 +125,12 @@ class AccountsApp:
         )
         self._subscriptions: list[Subscription] = []
         self._reconciler: asyncio.Task[None] | None = None
+        self._look = asyncio.Event()
 
     async def start(self) -> None:
         """Publishes who may use what, reads quotas and systems, then takes starts."""
-        for user, record in self._access.items():
-            await self._publish_access(user, record)
+        self._subscriptions.append(await self._book.start())
+        self._book.watch(self._rights_changed)
         self._subscriptions.append(await self.ledger.follow())
         self._subscriptions.append(
             await self._log.follow("SYSTEMS", [self._subjects.family("system")], self._take_system)
@@ -170,7 +168,7 @@ class AccountsApp:
                 return []
 
     async def _admit(self, request: StartRequested) -> StartAdmitted | StartRejected:
-        verdict = judge(request, Rules(self._systems, self._access, self._drained))
+        verdict = judge(request, Rules(self._systems, self._book.records, self._drained))
         if isinstance(verdict, Refused):
             return _rejected(request, verdict.code, verdict.message, verdict.remedy)
         if (weak := await self._too_weak(request)) is not None:
@@ -191,6 +189,9 @@ class AccountsApp:
             authentication = await self._desk.authentication(request.user, request.sign_in)
         return too_weak(system.second_factor, system.title, authentication, self._now())
 
+    def _rights_changed(self, _record: AccessRecord) -> None:
+        self._look.set()
+
     def _take_system(self, recorded: Recorded) -> None:
         match recorded.message:
             case SystemDrained(system=system, reason=reason):
@@ -200,20 +201,6 @@ class AccountsApp:
             case _:
                 pass
 
-    async def _publish_access(self, user: UserName, record: AccessRecord) -> None:
-        key = slug(user)
-        value = msgspec.json.encode(record)
-        entry = await self._bucket.get(key)
-        if entry is not None and entry[0] == value:
-            return
-        subject = self._subjects.access_changed(user)
-        history = await self._log.history("ACCESS", subject)
-        after = history[-1].sequence if history else 0
-        changed = self._stamp(AccessChanged(user=user, record=record, reason="configuration"), after=after, cause=None)
-        with contextlib.suppress(ConflictError):  # another replica says the same
-            await self._log.append("ACCESS", subject, changed, scope=subject, after=after)
-        await self._bucket.put(key, value)
-
     async def _reconcile_for_ever(self) -> None:
         while True:
             try:
@@ -222,10 +209,16 @@ class AccountsApp:
                 _log.info("reconciliation waits", reason=error.reason)
             except Exception:
                 _log.exception("reconciliation failed")
-            await asyncio.sleep(self._settings.reconcile_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.reconcile_seconds):
+                    await self._look.wait()
+            self._look.clear()
 
     async def reconcile(self) -> None:
-        """Closes what a crash left open: shares of ended sessions, starts nobody judged, ends nobody wrote."""
+        """Closes what a crash left open: shares of ended sessions, starts nobody judged, ends nobody wrote.
+
+        Where policy says so, it also stops sessions whose user lost the right to their place.
+        """
         for session, placed in self.sessions.view.live():
             if isinstance(placed.state, Requested | Withdrawn):
                 await self.sessions.consumer.nudge(session)
@@ -233,6 +226,20 @@ class AccountsApp:
             known = self.sessions.view.get(session)
             if known is None or isinstance(known.state, Ended | NotStarted):
                 await self.sessions.consumer.nudge(session)
+        if self._settings.when_rights_end == "stop":
+            await self._stop_those_without_right()
+
+    async def _stop_those_without_right(self) -> None:
+        for _, placed in self.sessions.view.live():
+            if not isinstance(placed.state, Admitted | WithJob) or isinstance(placed.state, Stopping):
+                continue
+            request = placed.state.request
+            lost = lost_right(request, self._book.records.get(request.user), self._systems.get(request.system))
+            if lost:
+                stop = StopRequested(
+                    hub=request.hub, system=request.system, session=request.session, by="accounts", reason=lost
+                )
+                await self.sessions.consumer.record(stop)
 
 
 def _rejected(

@@ -22,7 +22,7 @@ SERVICES = ("hub-bridge", "accounts", "hpc-launcher", "tunneler", "operator-cli"
 
 SESSION_EVENTS = {
     "hub-bridge": ("start-requested", "server-ready", "stop-requested"),
-    "accounts": ("start-waiting", "start-admitted", "start-rejected", "session-ended"),
+    "accounts": ("start-waiting", "start-admitted", "start-rejected", "stop-requested", "session-ended"),
     "hpc-launcher": (
         "job-created",
         "job-submitted",

@@ -18,6 +18,7 @@ from services._runtime.log import Bucket
 from services._runtime.settings import Configuration, Installation, Shared
 from services._runtime.systems import DirectReach, System
 from services._runtime.vault import Vault, make_keys
+from services.accounts.access import AccessBook
 from services.accounts.app import AccountsApp
 from services.accounts.settings import AccountsSettings, Quota
 from services.hpc_launcher.app import LauncherApp
@@ -77,13 +78,19 @@ def stamp(process: Process, service: str) -> Stamp:
 
 def accounts(users: list[str], quotas: list[Quota]):  # type: ignore[no-untyped-def]
     def boot(process: Process) -> Running:
-        return AccountsApp(
+        settings = AccountsSettings(users=[catalogue.user(name) for name in users], quotas=quotas)
+        systems = {process.world.system.name: process.world.system}
+        seal = stamp(process, "accounts")
+        book = AccessBook(
             log=SimLog(process),
-            access=SimBucket(process, "access"),
+            bucket=SimBucket(process, "access"),
             subjects=SUBJECTS,
-            stamp=stamp(process, "accounts"),
-            systems={process.world.system.name: process.world.system},
-            settings=AccountsSettings(users=[catalogue.user(name) for name in users], quotas=quotas),
+            stamp=seal,
+            systems=systems,
+            settings=settings,
+        )
+        return AccountsApp(
+            book=book, log=SimLog(process), subjects=SUBJECTS, stamp=seal, systems=systems, settings=settings
         )
 
     return boot

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import nats
 import pytest
 
 from schemas.access import AccessRecord
-from schemas.base import SystemName
+from schemas.base import SystemName, UserName
 from schemas.lifecycle import Admitted, Ended
-from schemas.session import SessionEvent
+from schemas.session import HpcPlace, SessionEvent, StartRequested
 from schemas.subjects import Subjects
 from schemas.system import SystemDrained
 from services._runtime import topology
@@ -21,6 +22,7 @@ from services._runtime.log import Bucket, Log
 from services._runtime.memory import MemoryBucket, MemoryLog
 from services._runtime.settings import Retention
 from services._runtime.view import placed
+from services.accounts.access import AccessBook
 from services.accounts.app import AccountsApp
 from services.accounts.settings import AccountsSettings, Quota
 from tests.support.broker import nats_server
@@ -30,15 +32,12 @@ from tests.support.samples import Story, stamp
 SUBJECTS = Subjects()
 
 
-def accounts(log: Log, bucket: Bucket, *quotas: Quota) -> AccountsApp:
-    return AccountsApp(
-        log=log,
-        access=bucket,
-        subjects=SUBJECTS,
-        stamp=stamp("accounts"),
-        systems={SystemName("demo-hpc"): system()},
-        settings=AccountsSettings(users=[user("ada"), user("ben")], quotas=list(quotas), reconcile_seconds=3600),
-    )
+def accounts(log: Log, bucket: Bucket, *quotas: Quota, **policy: Any) -> AccountsApp:
+    settings = AccountsSettings(users=[user("ada"), user("ben")], quotas=list(quotas), reconcile_seconds=3600, **policy)
+    systems = {SystemName("demo-hpc"): msgspec.structs.replace(system(), grants={"demo": ["batch"]})}
+    seal = stamp("accounts")
+    book = AccessBook(log=log, bucket=bucket, subjects=SUBJECTS, stamp=seal, systems=systems, settings=settings)
+    return AccountsApp(book=book, log=log, subjects=SUBJECTS, stamp=seal, systems=systems, settings=settings)
 
 
 async def append(log: Log, event: SessionEvent) -> None:
@@ -165,3 +164,37 @@ async def test_a_limit_holds_when_replicas_race(tmp_path: Path, replicas: int) -
 def _judged(app: AccountsApp, story: Story) -> bool:
     known = app.sessions.view.get(story.session)
     return known is not None and isinstance(known.state, Admitted | Ended)
+
+
+RIGHT = {"entitlements": ["urn:geant:x:res:demo:ztrain:act:eve1:normal"]}
+
+
+@pytest.mark.parametrize("policy", ["let-run", "stop"])
+async def test_a_right_that_is_gone_stops_new_starts_at_once_and_running_sessions_as_policy_says(policy: str) -> None:
+    log, bucket = MemoryLog(), MemoryBucket()
+    app = accounts(log, bucket, when_rights_end=policy)
+    await app.start()
+    await app._book.learn(UserName("eve"), RIGHT, "sign-in")
+    running, ended, late = (Story(user="eve") for _ in range(3))
+
+    def of_eve(story: Story) -> StartRequested:
+        place = HpcPlace(account="eve1", project="ztrain", partition="batch")
+        return msgspec.structs.replace(story.requested(), place=place)
+
+    for story in (running, ended):
+        await append(log, of_eve(story))
+        await log.settled()
+    await append(log, running.created())
+    await append(log, ended.ended())
+    await app._book.learn(UserName("eve"), {"entitlements": []}, "refresh")
+    await append(log, of_eve(late))
+    await log.settled()
+    async with asyncio.timeout(5):
+        while policy == "stop" and "StopRequested" not in await events(log, running):
+            await asyncio.sleep(0)
+    await app.reconcile()
+    assert await events(log, late) == ["StartRequested", "StartRejected", "SessionEnded"]
+    stopped = ["StopRequested"] if policy == "stop" else []
+    assert await events(log, running) == ["StartRequested", "StartAdmitted", "JobCreated", *stopped]
+    assert await events(log, ended) == ["StartRequested", "StartAdmitted", "SessionEnded"]
+    await app.close()

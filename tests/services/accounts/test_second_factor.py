@@ -19,7 +19,8 @@ from services._runtime.memory import MemoryBucket, MemoryLog
 from services._runtime.rpc import MemoryRpc
 from services._runtime.systems import SecondFactor, load_system
 from services._runtime.vault import Vault, make_keys
-from services.accounts.app import AccountsApp, ConfiguredAccess
+from services.accounts.access import AccessBook
+from services.accounts.app import AccountsApp
 from services.accounts.second_factor import Authentication, too_weak
 from services.accounts.settings import AccountsSettings
 from services.accounts.sign_ins import SignInDesk
@@ -111,6 +112,11 @@ def accounts(folder: Path, log: MemoryLog) -> AccountsApp:
         replica="one",
         now=lambda: NOW,  # type: ignore[arg-type]
     )
+    systems = {SystemName("demo-hpc"): msgspec.structs.replace(system(), second_factor=RECENT)}
+    settings = AccountsSettings(users=[user("ada"), user("ben")], reconcile_seconds=3600)
+    book = AccessBook(
+        log=log, bucket=MemoryBucket(), subjects=SUBJECTS, stamp=stamp("accounts"), systems=systems, settings=settings
+    )
     desk = SignInDesk(
         log=log,
         rpc=MemoryRpc(),
@@ -118,18 +124,17 @@ def accounts(folder: Path, log: MemoryLog) -> AccountsApp:
         vault=vault,
         tokens=tokens,
         provider=nobody,  # type: ignore[arg-type]
-        learns=ConfiguredAccess(),
+        learns=book,
         revoke_at_sign_out=True,
         now=lambda: NOW,
     )
-    strict = msgspec.structs.replace(system(), second_factor=RECENT)
     return AccountsApp(
+        book=book,
         log=log,
-        access=MemoryBucket(),
         subjects=SUBJECTS,
         stamp=stamp("accounts"),
-        systems={SystemName("demo-hpc"): strict},
-        settings=AccountsSettings(users=[user("ada"), user("ben")], reconcile_seconds=3600),
+        systems=systems,
+        settings=settings,
         desk=desk,
         now=lambda: NOW,
     )
