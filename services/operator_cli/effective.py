@@ -16,6 +16,9 @@ import tomli_w
 from services._runtime.configuration import read_toml
 from services._runtime.settings import Configuration, load
 from services._runtime.systems import SshReach, System
+from services.accounts.rights.claims import rights_in
+from services.accounts.rights.tree import accesses
+from services.accounts.settings import accounts_settings
 from services.operator_cli.emulated_sign_in import emulated, sign_in_table
 from services.operator_cli.state_folder import HOST, Ports, StateFolder
 
@@ -76,7 +79,7 @@ def write_emulators(state: StateFolder, source: Configuration, ports: Ports) -> 
             "jobs_per_node": JOBS_PER_NODE,
             "queue_seconds": system.emulated.queue_seconds,
             "path": [str(Path(sys.executable).parent)],
-            "users": site_users(users, name),
+            "users": [*site_users(users, name), *users_by_claims(source, system)],
             "trusted": {system.site.issuer_dn: str(state.path / "keys" / "delegation.pub.pem")},
         }
         _write(folder / "site.toml", site)
@@ -94,6 +97,22 @@ def site_users(users: list[dict[str, Any]], system: str) -> list[dict[str, Any]]
             known.append(
                 {"dn": here.get("site_identity", ""), "uids": [each["name"] for each in accounts], "groups": groups}
             )
+    return known
+
+
+def users_by_claims(source: Configuration, system: System) -> list[dict[str, Any]]:
+    """Whom an emulated site knows besides: those whose emulated identity provider gives them an account there. Pure."""
+    provider = emulated(source)
+    if provider is None:
+        return []
+    names = accounts_settings(source).claims
+    known = []
+    for user in provider.users:
+        rights = rights_in({"preferred_username": user.name, **user.claims}, names)
+        for access in accesses(sorted(rights.grants), rights.site_identity, {system.name: system}):
+            groups = sorted({project.name for account in access.accounts for project in account.projects})
+            uids = [account.name for account in access.accounts]
+            known.append({"dn": access.site_identity, "uids": uids, "groups": groups})
     return known
 
 

@@ -16,7 +16,7 @@ from emulators.unicore_site.configuration import load as load_site
 from schemas.base import SystemName
 from services._runtime.settings import Configuration, load
 from services._runtime.systems import DirectReach, SshReach
-from services.operator_cli.effective import site_users, write_configuration, write_emulators
+from services.operator_cli.effective import site_users, users_by_claims, write_configuration, write_emulators
 from services.operator_cli.state_folder import StateFolder
 from tests.support.running import ROOT
 
@@ -68,7 +68,7 @@ def test_every_address_is_filled_in_and_the_rest_is_the_operators(tmp_path: Path
     assert system.job.python == sys.executable
     assert system.partitions == load(ROOT / "farlab.toml").systems[DEMO].partitions
     assert written.sections["accounts"] == load(ROOT / "farlab.toml").sections["accounts"]
-    assert written.sections["hub_bridge"]["users"] == ["ada", "ben"]
+    assert written.sections["hub_bridge"]["users"] == ["ada", "ben", "cleo"]
     for file in (system.site.delegation_key_file, system.reach.key_file):
         assert Path(file).is_relative_to(state.path)
 
@@ -94,6 +94,7 @@ def test_the_emulators_understand_what_they_are_told(tmp_path: Path) -> None:
     assert {user.dn: user.uids for user in site.users} == {
         "CN=Ada Lovelace,O=Farlab Demo": ["lovelace1", "lovelace2"],
         "CN=Ben Johnson,O=Farlab Demo": ["johnson1"],
+        "CN=Cleo Curie,O=Farlab Demo": ["curie1"],
     }
 
 
@@ -154,3 +155,9 @@ def test_a_site_knows_whom_the_configuration_gives_an_account(
     user: dict[str, Any], known: list[dict[str, Any]]
 ) -> None:
     assert site_users([user], "demo-hpc") == known
+
+
+def test_a_site_knows_whom_the_emulated_provider_gives_an_account(tmp_path: Path) -> None:
+    configuration = source(tmp_path)
+    known = users_by_claims(configuration, configuration.systems[DEMO])
+    assert known == [{"dn": "CN=Cleo Curie,O=Farlab Demo", "uids": ["curie1"], "groups": ["zcurie"]}]
