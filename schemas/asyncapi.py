@@ -22,6 +22,7 @@ SENDERS = {
         "start-waiting",
         "start-admitted",
         "start-rejected",
+        "stop-requested",
         "session-ended",
         "quota-updated",
         "access-changed",

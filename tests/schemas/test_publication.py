@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -48,8 +49,22 @@ def test_a_published_body_decodes_and_is_what_its_schema_says(file: Path) -> Non
     jsonschema.Draft202012Validator(schema).validate(json.loads(body))
     if message_type(message) == file.stem:
         today, then = json.loads(encode(message)), json.loads(body)
-        assert {name: today.get(name) for name in then} == then, "what was said then is said today"
-        assert all(today[name] in (None, "", [], {}) for name in set(today) - set(then)), "what came since says nothing"
+        assert_says_the_same(today, then)
+
+
+def assert_says_the_same(today: Any, then: Any) -> None:
+    """What was said then is said today, however deep, and what came since says nothing."""
+    match today, then:
+        case dict(), dict():
+            for name in then:
+                assert_says_the_same(today.get(name), then[name])
+            assert all(today[name] in (None, "", [], {}) for name in set(today) - set(then)), today
+        case list(), list():
+            assert len(today) == len(then)
+            for each_today, each_then in zip(today, then, strict=True):
+                assert_says_the_same(each_today, each_then)
+        case _:
+            assert today == then
 
 
 def test_today_reads_all_that_was_ever_promised() -> None:
