@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from schemas.access import AccessChanged
+from schemas.acts import Act, SessionAct
 from schemas.base import Message, event_name, message_type
 from schemas.publication import ALWAYS, sample_of
 from schemas.quota import QuotaUpdated
@@ -43,6 +44,11 @@ SENDERS = {
         "system-resumed",
         "system-down",
         "system-up",
+        "adoption-requested",
+        "end-requested",
+        "dead-letter-retried",
+        "dead-letter-discarded",
+        "secrets-purged",
     ),
 }
 """Who may append what (docs/architecture/events.md); the broker's permissions say the same."""
@@ -56,9 +62,18 @@ READERS = {
         "session-ended",
         "system-drained",
         "system-resumed",
+        "end-requested",
+        "dead-letter-retried",
     ),
-    "hpc-launcher": ("start-admitted", "stop-requested", "session-ended"),
-    "tunneler": ("server-listening", "tunnel-lost"),
+    "hpc-launcher": (
+        "start-admitted",
+        "stop-requested",
+        "session-ended",
+        "adoption-requested",
+        "end-requested",
+        "dead-letter-retried",
+    ),
+    "tunneler": ("server-listening", "tunnel-lost", "dead-letter-retried"),
 }
 """What makes a service act; every service also follows whole sessions to know their state."""
 
@@ -117,6 +132,10 @@ def _family(message: type[Message]) -> tuple[str, tuple[str, ...]]:
         return "quota", ("vo", "system", "resource")
     if issubclass(message, AccessChanged):
         return "access", ("user",)
+    if issubclass(message, SessionAct):
+        return "act", ("service", "system", "session")
+    if issubclass(message, Act):
+        return "act", ("service",)
     raise TypeError(f"{message.__name__} belongs to no family")
 
 

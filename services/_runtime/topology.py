@@ -41,6 +41,7 @@ def streams(subjects: Subjects, retention: Retention) -> list[StreamConfig]:
         "QUOTAS": "quota",
         "ACCESS": "access",
         "SYSTEMS": "system",
+        "ACTS": "act",
         "DEAD_LETTERS": "dead",
     }
     return [

@@ -25,7 +25,7 @@ from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
 from services._runtime.systems import System
 from services._runtime.tasks import end
-from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up
+from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up, obey
 from services.accounts.entitlements import Refused, Rules, judge
 from services.accounts.ledger import Ledger
 from services.accounts.settings import AccountsSettings, access_record, accounts_settings
@@ -77,6 +77,7 @@ class AccountsApp:
             decide=decide,
             perform=self.perform,
             give_up=give_up,
+            obey=obey,
             consumes=CONSUMES,
         )
         self._subscriptions: list[Subscription] = []

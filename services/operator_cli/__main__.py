@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.operator_cli.commands import act, configuration, installation, replay, see
+from services.operator_cli.commands import act, configuration, dead_letters, installation, replay, see, system, vault
 
 app = typer.Typer(
     name="farlab",
@@ -15,7 +15,13 @@ app = typer.Typer(
 )
 for family in (installation, see, replay, act):
     app.add_typer(family.app)
-app.add_typer(configuration.app, name="config")
+for name, group in (
+    ("config", configuration),
+    ("system", system),
+    ("dead-letters", dead_letters),
+    ("vault", vault),
+):
+    app.add_typer(group.app, name=name)
 
 
 def main() -> None:
