@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from schemas.access import AccessChanged, SignInEvent
+from schemas.acts import Act, SessionAct
 from schemas.base import Message, event_name, message_type
 from schemas.publication import ALWAYS, sample_of
 from schemas.quota import QuotaUpdated
@@ -44,6 +45,11 @@ SENDERS = {
         "system-resumed",
         "system-down",
         "system-up",
+        "adoption-requested",
+        "end-requested",
+        "dead-letter-retried",
+        "dead-letter-discarded",
+        "secrets-purged",
     ),
 }
 """Who may append what (docs/architecture/events.md); the broker's permissions say the same."""
@@ -59,9 +65,18 @@ READERS = {
         "system-resumed",
         "signed-in",
         "signed-out",
+        "end-requested",
+        "dead-letter-retried",
     ),
-    "hpc-launcher": ("start-admitted", "stop-requested", "session-ended"),
-    "tunneler": ("server-listening", "tunnel-lost"),
+    "hpc-launcher": (
+        "start-admitted",
+        "stop-requested",
+        "session-ended",
+        "adoption-requested",
+        "end-requested",
+        "dead-letter-retried",
+    ),
+    "tunneler": ("server-listening", "tunnel-lost", "dead-letter-retried"),
 }
 """What makes a service act; every service also follows whole sessions to know their state."""
 
@@ -122,6 +137,10 @@ def _family(message: type[Message]) -> tuple[str, tuple[str, ...]]:
         return "access", ("user",)
     if issubclass(message, SignInEvent):
         return "access", ("user", "sign_in")
+    if issubclass(message, SessionAct):
+        return "act", ("service", "system", "session")
+    if issubclass(message, Act):
+        return "act", ("service",)
     raise TypeError(f"{message.__name__} belongs to no family")
 
 

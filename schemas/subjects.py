@@ -11,6 +11,7 @@ from hashlib import sha256
 import msgspec
 
 from schemas.access import SignInEvent
+from schemas.acts import Act, SessionAct
 from schemas.base import SLUG_PATTERN, HubName, SessionId, SignInId, SystemName, event_name
 from schemas.quota import QuotaUpdated
 from schemas.session import SessionEvent
@@ -98,12 +99,25 @@ class Subjects(msgspec.Struct, frozen=True):
         """Where an event of a system is appended."""
         return f"{self.root}.system.{system}.{event}"
 
+    def system(self, system: str) -> str:
+        """All events of one system."""
+        return f"{self.root}.system.{system}.>"
+
+    def act(self, act: Act) -> str:
+        """Where an operator's act is appended."""
+        place = f"{act.service}.{act.system}.{act.session}" if isinstance(act, SessionAct) else act.service
+        return f"{self.root}.act.{place}.{event_name(act)}"
+
+    def session_acts(self, service: str, system: str = "*") -> str:
+        """The acts on sessions that a service obeys."""
+        return f"{self.root}.act.{service}.{system}.*.*"
+
     def dead_letter(self, service: str, event: str) -> str:
         """Where a service puts what it gave up on."""
         return f"{self.root}.dead.{service}.{slug(event) if event else 'undecodable'}"
 
     def family(self, family: str) -> str:
-        """Every subject of one family: `session`, `quota`, `access`, `system` or `dead`."""
+        """Every subject of one family: `session`, `quota`, `access`, `system`, `act` or `dead`."""
         return f"{self.root}.{family}.>"
 
     def parse_session(self, subject: str) -> SessionSubject:

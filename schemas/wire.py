@@ -13,6 +13,7 @@ from typing import Union, get_args
 import msgspec
 
 from schemas.access import AccessChanged, AnySignInEvent
+from schemas.acts import AnyAct
 from schemas.base import UNSTAMPED, Message, SessionId, message_type
 from schemas.quota import QuotaUpdated
 from schemas.retired import UPCASTERS, Upcaster
@@ -22,6 +23,7 @@ from schemas.system import AnySystemEvent
 CURRENT: tuple[type[Message], ...] = (
     *get_args(AnySessionEvent),
     *get_args(AnySystemEvent),
+    *get_args(AnyAct),
     QuotaUpdated,
     AccessChanged,
     *get_args(AnySignInEvent),

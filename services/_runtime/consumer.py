@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
 
 import structlog
 
 from schemas.base import SessionId
-from schemas.lifecycle import IllegalEventError, NotStarted, evolve
+from schemas.lifecycle import IllegalEventError, NotStarted, SessionState, evolve
 from schemas.session import AnySessionEvent, SessionEvent, StartRequested
 from schemas.subjects import Subjects
 from services._runtime.decider import Act, Decide, Emit, GiveUp, Steps
@@ -77,6 +77,13 @@ class SessionConsumer(Generic[Command]):
         """Reacts to the state alone: what a reconciler does for a session that should have moved on."""
         async with self._alone(session):
             await self._react(await self._known(session), None)
+
+    async def follow_order(self, session: SessionId, order: Callable[[SessionState], Steps[Command]]) -> None:
+        """Carries out what an operator asks of a session, by the log itself and not by a view that may be behind."""
+        async with self._alone(session):
+            here = await self._read(session)
+            if not isinstance(here.state, NotStarted):
+                await self._run(here, None, order(here.state))
 
     async def fail(self, session: SessionId, error: PermanentError) -> None:
         """Says in the log that the session can never get further, and why."""

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from schemas.acts import SessionAct
 from schemas.lifecycle import SessionState
 from schemas.session import AnySessionEvent, SessionEvent
 from services._runtime.errors import PermanentError
@@ -44,6 +45,9 @@ Act = Callable[[Command], Awaitable[Sequence[SessionEvent]]]
 
 Raises TransientError or PermanentError; anything else counts as a defect.
 """
+
+Obey = Callable[[SessionState, SessionAct], Sequence[Emit | Perform[Command]]]
+"""The steps for what an operator asks of a session. An act that no longer applies asks for nothing."""
 
 GiveUp = Callable[[SessionState, PermanentError], Sequence[Emit | Perform[Command]]]
 """The steps that tell the user why it can never work."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from schemas.base import Message
 from schemas.subjects import Subjects
 from schemas.wire import UndecodableError, cloudevents_headers, decode, encode
+from services._runtime.direct_get import stored
 from services._runtime.errors import TransientError
 from services._runtime.follower import Follower
 from services._runtime.log import (
@@ -47,7 +47,6 @@ WRONG_LAST_SEQUENCE = (10071, 10164)
 APPEND_SECONDS = 2.0
 APPEND_TRIES = 4
 HISTORY_SECONDS = 5.0
-HISTORY_BATCH = 1000
 MOST_IN_HAND = 1024
 
 
@@ -96,39 +95,14 @@ class JetStreamLog:
     async def history(self, stream: Stream, scope: str) -> list[Recorded]:
         """See `log.Log.history`. One round trip per thousand messages (Direct Get batch, ADR-31)."""
         recorded: list[Recorded] = []
-        begin = 1
         try:
             async with asyncio.timeout(HISTORY_SECONDS):
-                while begin:
-                    begin = await self._history_batch(stream, scope, begin, recorded)
+                async for message in stored(self.client, stream_name(self.subjects, stream), scope):
+                    sequence = message.sequence
+                    recorded.extend(readable(sequence, message.body) or [Recorded(sequence, Unreadable())])
         except (nats.errors.Error, TimeoutError, ConnectionError) as error:
             raise TransientError(f"the event log did not answer for {scope}: {error!r}") from error
         return recorded
-
-    async def _history_batch(self, stream: Stream, scope: str, begin: int, into: list[Recorded]) -> int:
-        """Reads one batch into `into`; returns where the next begins, 0 at the end."""
-        inbox = self.client.new_inbox()
-        subscription = await self.client.subscribe(inbox)
-        try:
-            request = json.dumps({"seq": begin, "batch": HISTORY_BATCH, "next_by_subj": scope}).encode()
-            name = stream_name(self.subjects, stream)
-            await self.client.publish(f"$JS.API.DIRECT.GET.{name}", request, reply=inbox)
-            last = 0
-            while True:
-                with heeding_cancel():
-                    answer = await subscription.next_msg(timeout=HISTORY_SECONDS)
-                headers = answer.headers or {}
-                status = headers.get("Status")
-                if status == "404":
-                    return 0
-                if status is not None:
-                    if status != "204":
-                        raise TransientError(f"Direct Get of {scope}: {status} {headers.get('Description', '')}")
-                    return last + 1 if int(headers.get("Nats-Num-Pending", "0")) else 0
-                last = int(headers["Nats-Sequence"])
-                into.extend(readable(last, answer.data) or [Recorded(last, Unreadable())])
-        finally:
-            await subscription.unsubscribe()
 
     async def follow(self, stream: Stream, filters: Sequence[str], observe: Observe) -> Subscription:
         """See `log.Log.follow`."""

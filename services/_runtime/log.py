@@ -12,7 +12,7 @@ import msgspec
 
 from schemas.base import Message
 
-Stream = Literal["SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "DEAD_LETTERS"]
+Stream = Literal["SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "ACTS", "DEAD_LETTERS"]
 
 
 class Recorded(msgspec.Struct, frozen=True):

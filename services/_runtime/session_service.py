@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from schemas.acts import DeadLetterRetried, SessionAct
+from schemas.lifecycle import SessionState
 from schemas.session import SessionEvent
 from schemas.subjects import Subjects
+from services._runtime.acts import ActDeliveries
 from services._runtime.consumer import SessionConsumer
-from services._runtime.decider import Act, Decide, GiveUp
+from services._runtime.decider import Act, Decide, GiveUp, Obey, Steps
 from services._runtime.delivery import SessionDeliveries
 from services._runtime.errors import PermanentError
 from services._runtime.identity import Stamp
@@ -41,7 +44,9 @@ class SessionService(Generic[Command]):
         consumes: Sequence[type[SessionEvent]],
         systems: Sequence[str] = ("*",),
         hubs: Sequence[str] = ("*",),
+        obey: Obey[Command] | None = None,
     ) -> None:
+        """Without `obey`, the one thing an operator may ask is to decide a dead letter's session anew."""
         self.view = SessionView()
         self.consumer: SessionConsumer[Command] = SessionConsumer(
             log=log,
@@ -54,6 +59,10 @@ class SessionService(Generic[Command]):
         )
         self._service = service
         self._log = log
+        self._decide = decide
+        self._obey = obey or self._decide_anew
+        self._obeyed = [subjects.session_acts(service, system) for system in systems]
+        self._acts = ActDeliveries(subjects, self._follow_order)
         self._deliveries = SessionDeliveries(
             service=service,
             log=log,
@@ -82,10 +91,22 @@ class SessionService(Generic[Command]):
             )
         )
 
+        self._subscriptions.append(
+            await self._log.consume(
+                self._service, "ACTS", self._obeyed, self._acts.deliver, ack_wait_seconds=ACK_WAIT_SECONDS
+            )
+        )
+
     async def close(self) -> None:
         """Takes no new message, finishes or hands back what is in hand, stops following."""
         while self._subscriptions:
             await self._subscriptions.pop().close()
+
+    async def _follow_order(self, act: SessionAct) -> None:
+        await self.consumer.follow_order(act.session, lambda state: self._obey(state, act))
+
+    def _decide_anew(self, state: SessionState, act: SessionAct) -> Steps[Command]:
+        return self._decide(state, None) if isinstance(act, DeadLetterRetried) else []
 
     async def _fail(self, event: SessionEvent, error: PermanentError) -> None:
         await self.consumer.fail(event.session, error)

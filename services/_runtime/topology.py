@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
+import nats.errors
 import nats.js.errors
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 
 from schemas.subjects import Subjects
+from services._runtime.errors import TransientError
 from services._runtime.log import Stream
 from services._runtime.settings import Retention
 
@@ -18,6 +20,12 @@ BUCKETS = ("leases", "vault", "access", "tokens")
 LEASE_SECONDS = 6.0
 """Time to live of a lease: what a dead owner costs before another takes over."""
 DEDUPLICATION_SECONDS = 120.0
+MISSING = "stream"
+"""The setting of a difference where there is no stream at all."""
+
+
+RefusedError = nats.js.errors.APIError
+"""The server will not have a stream so."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -41,6 +49,7 @@ def streams(subjects: Subjects, retention: Retention) -> list[StreamConfig]:
         "QUOTAS": "quota",
         "ACCESS": "access",
         "SYSTEMS": "system",
+        "ACTS": "act",
         "DEAD_LETTERS": "dead",
     }
     return [
@@ -103,32 +112,63 @@ def _plain(value: Any) -> object:
     return getattr(value, "value", value) or 0
 
 
+async def compare(js: JetStreamContext, subjects: Subjects, retention: Retention) -> list[Difference]:
+    """What is not as it should be, a stream or bucket that is missing included. Changes nothing.
+
+    Raises TransientError where the server does not answer.
+    """
+    try:
+        return [difference async for _, found in _streams_of(js, subjects, retention) for difference in found]
+    except (nats.errors.Error, TimeoutError, ConnectionError) as error:
+        raise TransientError(f"the server did not tell its streams: {error!r}; may this key ask?") from error
+
+
 async def apply(js: JetStreamContext, subjects: Subjects, retention: Retention) -> list[Difference]:
     """Creates what is missing and updates what differs. Returns the differences it found and closed.
 
     Raises nats.js.errors.APIError when the server refuses, as for a change of storage.
     """
     closed: list[Difference] = []
-    for wanted in streams(subjects, retention):
-        try:
-            found = (await js.stream_info(wanted.name or "")).config
-        except nats.js.errors.NotFoundError:
-            await js.add_stream(wanted)
+    async for wanted, different in _streams_of(js, subjects, retention):
+        if not different:
             continue
-        if different := differences(wanted, found):
+        if different[0].setting != MISSING:
             await js.update_stream(wanted)
             closed.extend(different)
-    for bucket in buckets(subjects, retention):
-        try:
-            found = (await js.stream_info(f"KV_{bucket.bucket}")).config
-        except nats.js.errors.NotFoundError:
+        elif bucket := _bucket_of(wanted, subjects, retention):
             await js.create_key_value(bucket)
-            continue
-        wanted = _bucket_stream(bucket, found)
-        if different := differences(wanted, found):
-            await js.update_stream(wanted)
-            closed.extend(different)
+        else:
+            await js.add_stream(wanted)
     return closed
+
+
+async def _streams_of(
+    js: JetStreamContext, subjects: Subjects, retention: Retention
+) -> AsyncIterator[tuple[StreamConfig, list[Difference]]]:
+    """Every stream as it should be, those under buckets last, with how it differs from what is."""
+    for wanted in streams(subjects, retention):
+        found = await _found(js, wanted.name or "")
+        yield wanted, [_missing(wanted)] if found is None else differences(wanted, found)
+    for bucket in buckets(subjects, retention):
+        found = await _found(js, f"KV_{bucket.bucket}")
+        wanted = StreamConfig(name=f"KV_{bucket.bucket}") if found is None else _bucket_stream(bucket, found)
+        yield wanted, [_missing(wanted)] if found is None else differences(wanted, found)
+
+
+async def _found(js: JetStreamContext, name: str) -> StreamConfig | None:
+    try:
+        return (await js.stream_info(name)).config
+    except nats.js.errors.NotFoundError:
+        return None
+
+
+def _missing(wanted: StreamConfig) -> Difference:
+    return Difference(wanted.name or "", MISSING, "there", "missing")
+
+
+def _bucket_of(wanted: StreamConfig, subjects: Subjects, retention: Retention) -> KeyValueConfig | None:
+    named = (wanted.name or "").removeprefix("KV_")
+    return next((each for each in buckets(subjects, retention) if each.bucket == named), None)
 
 
 def _bucket_stream(bucket: KeyValueConfig, found: StreamConfig) -> StreamConfig:

@@ -27,7 +27,7 @@ from services._runtime.settings import Configuration
 from services._runtime.systems import System
 from services._runtime.tasks import end
 from services.accounts.access import AccessBook
-from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up
+from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up, obey
 from services.accounts.entitlements import Refused, Rules, judge, lost_right
 from services.accounts.identity_provider import OpenIdConnect
 from services.accounts.ledger import Ledger
@@ -121,6 +121,7 @@ class AccountsApp:
             decide=decide,
             perform=self.perform,
             give_up=give_up,
+            obey=obey,
             consumes=CONSUMES,
         )
         self._subscriptions: list[Subscription] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.acts import DeadLetterRetried, EndRequested, SessionAct
 from schemas.lifecycle import (
     Admitted,
     Cancelling,
@@ -96,6 +97,18 @@ def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[C
             )
         ]
     return []
+
+
+def obey(state: SessionState, act: SessionAct) -> list[Emit | Perform[Command]]:
+    """What an operator asks for: the end of what no launcher knows, or to look at a session anew."""
+    match act:
+        case EndRequested() if isinstance(state, Requested | Waiting | Rejected | Withdrawn):
+            end = _ended(state.request, "stopped", f"Ended by {act.by}: {act.reason}")
+            return [Emit(msgspec.structs.replace(end, cause=act.id))]
+        case DeadLetterRetried():
+            return decide(state, None)
+        case _:
+            return []
 
 
 def _ended(request: StartRequested, outcome: str, reason: str, remedy: str = "") -> SessionEnded:

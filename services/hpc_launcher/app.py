@@ -30,7 +30,7 @@ from services._runtime.vault import Vault
 from services.hpc_launcher.act import Actor
 from services.hpc_launcher.chronicle import Chronicle
 from services.hpc_launcher.credentials import Delegation
-from services.hpc_launcher.decide import CONSUMES, Command, decide, give_up
+from services.hpc_launcher.decide import CONSUMES, Command, decide, give_up, obey
 from services.hpc_launcher.notifications import PATH, Notifications
 from services.hpc_launcher.observe import Observer
 from services.hpc_launcher.poller import Poller
@@ -124,6 +124,7 @@ class LauncherApp:
             decide=decide,
             perform=actor.perform,
             give_up=give_up,
+            obey=obey,
             consumes=CONSUMES,
             systems=list(systems),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.acts import AdoptionRequested, DeadLetterRetried, EndRequested, SessionAct
 from schemas.lifecycle import (
     Admitted,
     Cancelling,
@@ -21,6 +22,7 @@ from schemas.lifecycle import (
     Submitted,
     Waiting,
     Withdrawn,
+    WithJob,
 )
 from schemas.session import (
     AnySessionEvent,
@@ -131,6 +133,23 @@ def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[C
         case Cancelling() | Stopping():
             return [Emit(ended(state.request, "lost", error.reason, error.remedy))]
         case NotStarted() | Requested() | Waiting() | Rejected() | Withdrawn() | Ended():
+            return []
+
+
+def obey(state: SessionState, act: SessionAct) -> list[Emit | Perform[Command]]:
+    """What an operator asks for where reconciliation cannot decide; nothing where the session has moved on."""
+    match act:
+        case AdoptionRequested(job=job) if isinstance(state, Admitted | Cancelling):
+            request = state.request
+            return [
+                Emit(JobCreated(hub=request.hub, system=request.system, session=request.session, job=job, cause=act.id))
+            ]
+        case EndRequested() if isinstance(state, Admitted | Cancelling | WithJob):
+            end = ended(state.request, "lost", f"Ended by {act.by}: {act.reason}")
+            return [Emit(msgspec.structs.replace(end, cause=act.id))]
+        case DeadLetterRetried():
+            return decide(state, None)
+        case _:
             return []
 
 

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from services.operator_cli.commands import access, act, configuration, installation, replay, see
+from services.operator_cli.commands import (
+    access,
+    act,
+    configuration,
+    dead_letters,
+    installation,
+    live,
+    replay,
+    schemas,
+    see,
+    set_up,
+    streams,
+    system,
+    vault,
+)
 
 app = typer.Typer(
     name="farlab",
@@ -13,11 +27,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for family in (installation, see, replay, act):
+for family in (installation, see, live, replay, act, set_up):
     app.add_typer(family.app)
+for name, group in (
+    ("config", configuration),
+    ("system", system),
+    ("dead-letters", dead_letters),
+    ("vault", vault),
+    ("schemas", schemas),
+    ("streams", streams),
+):
+    app.add_typer(group.app, name=name)
 app.add_typer(access.access_app, name="access")
 app.add_typer(access.vo_app, name="vo")
-app.add_typer(configuration.app, name="config")
 
 
 def main() -> None:

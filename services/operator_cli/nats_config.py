@@ -40,7 +40,7 @@ WRITES = {
     "accounts": ("vault", "access", "leases", "tokens"),
     "hpc-launcher": ("vault", "leases"),
     "tunneler": ("vault", "leases"),
-    "operator-cli": (),
+    "operator-cli": ("vault",),
 }
 """Buckets a service may write to. Who may use what is written by accounts alone."""
 READS = {**WRITES, "hub-bridge": ("vault", "access"), "operator-cli": ("vault", "access", "leases")}
@@ -55,8 +55,8 @@ ANSWER_TIME = "60s"
 """How long accounts may take to answer what it was asked."""
 STREAMS = {
     "hub-bridge": ("SESSIONS", "SYSTEMS", "ACCESS"),
-    "accounts": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS"),
-    "operator-cli": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "DEAD_LETTERS"),
+    "accounts": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "ACTS"),
+    "operator-cli": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "ACTS", "DEAD_LETTERS"),
 }
 
 
@@ -77,7 +77,7 @@ def permissions(service: str, subjects: Subjects, hub: str) -> Permissions:
     hub_token = hub if service == "hub-bridge" else "*"
     publish = [f"{subjects.root}.session.{hub_token}.*.*.{event}" for event in SESSION_EVENTS[service]]
     publish.append(f"{subjects.root}.dead.{service}.>")
-    for stream in STREAMS.get(service, ("SESSIONS", "SYSTEMS")):
+    for stream in STREAMS.get(service, ("SESSIONS", "SYSTEMS", "ACTS")):
         publish += _reads(stream_name(subjects, stream), service)
     for bucket in READS[service]:
         publish += _reads(f"KV_{bucket_name(subjects, bucket)}", service)
@@ -88,7 +88,7 @@ def permissions(service: str, subjects: Subjects, hub: str) -> Permissions:
     if service == "accounts":
         publish += [subjects.family("quota"), subjects.access_changed("*")]
     if service == "operator-cli":
-        publish += [subjects.family("system"), "$JS.API.INFO"]
+        publish += [subjects.family("system"), subjects.family("act"), "$JS.API.INFO"]
         publish += [f"$JS.API.STREAM.{act}.>" for act in ("INFO", "CREATE", "UPDATE")]
     subscribe = [f"_INBOX.{service}.>", f"{subjects.prefix}.deliver.{service}.>"]
     if service == "accounts":

@@ -127,6 +127,7 @@ def test_senders_are_those_the_broker_lets_send(service: str) -> None:
     [("accounts", accounts.CONSUMES), ("hpc-launcher", launcher.CONSUMES), ("tunneler", tunneler.CONSUMES)],
 )
 def test_readers_are_those_that_decide(service: str, consumes: tuple[type[Any], ...]) -> None:
+    assert {"dead-letter-retried"} <= {*asyncapi.READERS[service]}
     named = {name for name in asyncapi.READERS[service] if ".session." in DOCUMENT["channels"][name]["address"]}
     assert named == {event_name(event) for event in consumes}
 

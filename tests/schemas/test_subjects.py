@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.acts import SecretsPurged
 from schemas.base import SLUG_PATTERN, HubName, SystemName, event_name
 from schemas.quota import LimitSet, QuotaUpdated
 from schemas.session import JobCreated, SessionEvent, StartRequested, StopRequested
@@ -127,6 +128,7 @@ def test_every_family_has_its_own_place() -> None:
         "access": subjects.access_changed("../Ada"),
         "system": subjects.system_event("juwels", "system-drained"),
         "dead": subjects.dead_letter("accounts", ""),
+        "act": subjects.act(SecretsPurged(service="accounts", by="op", reason="ended", names=[])),
     }
     assert built["quota"] == "inst.v1.quota.default.juwels.sessions.quota-updated"
     assert built["dead"] == "inst.v1.dead.accounts.undecodable"

@@ -329,7 +329,7 @@ PLANTED: dict[str, Plant] = {
 
 SHOWN_BY: dict[str, int] = {
     "a_share_is_reserved_again_at_every_try": 58,
-    "a_passed_deadline_ends_a_job_that_may_run": 171,
+    "a_passed_deadline_ends_a_job_that_may_run": 731,
     "orphans_are_left_alone": 28,
     "silence_is_taken_for_the_end": 56,
     "secrets_are_forgotten_from_the_wrong_end": 59,

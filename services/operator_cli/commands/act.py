@@ -1,23 +1,48 @@
-"""`farlab start` and `stop`: what an operator does, in the log like everybody's acts."""
+"""`farlab start`, `stop`, `cancel`, `adopt`, `end`: what an operator does to sessions, in the log like all acts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from schemas.acts import SessionAct
+from schemas.lifecycle import SessionState
+from services._runtime.connection import Broker
+from services._runtime.service import stamp_of
+from services._runtime.settings import Configuration
+from services.operator_cli.acts.append import Operator
+from services.operator_cli.acts.consent import Consent, agreed
+from services.operator_cli.acts.settle import adoption, ask, ending
+from services.operator_cli.acts.stop import ask_to_stop
 from services.operator_cli.commands.context import (
     DEFAULT_STATE,
     ConfigOption,
+    DryRunOption,
     TokenFileOption,
+    YesOption,
     run,
     token_in,
     with_broker,
 )
+from services.operator_cli.histories import LogHistories
+from services.operator_cli.output import checked, console
+from services.operator_cli.read import duration, system_token
 from services.operator_cli.run import start_server
-from services.operator_cli.stop_request import ask_to_stop
+from services.operator_cli.story.history import find, state_of
+from services.operator_cli.story.row import Wanted
 
 app = typer.Typer()
+
+SessionArgument = Annotated[str, typer.Argument(help="session id, part of one, or USER/SERVER")]
+SessionsArgument = Annotated[list[str] | None, typer.Argument(help="session ids, parts of them, or USER/SERVER")]
+ReasonOption = Annotated[str, typer.Option(help="why; the user sees it")]
+UserOption = Annotated[str, typer.Option(help="of this user")]
+SystemOption = Annotated[str, typer.Option(help="on this system")]
+VoOption = Annotated[str, typer.Option(help="of this virtual organisation")]
+StateFilterOption = Annotated[str, typer.Option("--in-state", help="in this state, such as submitted")]
+LongerOption = Annotated[str, typer.Option(help="in their state for longer than 10m, 2h, 3d")]
 
 
 @app.command()
@@ -45,9 +70,90 @@ def start(
 
 @app.command()
 def stop(
-    session: Annotated[str, typer.Argument(help="session id, part of one, or USER/SERVER")],
-    reason: Annotated[str, typer.Option(help="why; the user sees it")],
+    reason: ReasonOption,
+    sessions: SessionsArgument = None,
+    user: UserOption = "",
+    system: SystemOption = "",
+    vo: VoOption = "",
+    state: StateFilterOption = "",
+    longer_than: LongerOption = "",
     config: ConfigOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
-    """Ask for a session's end."""
-    with_broker(config, lambda broker, here: ask_to_stop(broker, here, session, reason))
+    """Ask for the end of sessions: those named, or all live ones that the filters take."""
+    wanted = _wanted(user, system, vo, state, longer_than)
+    consent = Consent(yes=yes, dry_run=dry_run)
+    with_broker(config, lambda broker, here: ask_to_stop(broker, here, sessions or [], wanted, reason, consent))
+
+
+@app.command()
+def cancel(
+    reason: ReasonOption,
+    sessions: SessionsArgument = None,
+    user: UserOption = "",
+    system: SystemOption = "",
+    vo: VoOption = "",
+    state: StateFilterOption = "",
+    longer_than: LongerOption = "",
+    config: ConfigOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """As `stop`, and only starts: sessions that somebody is in stay."""
+    wanted = _wanted(user, system, vo, state, longer_than)
+    consent = Consent(yes=yes, dry_run=dry_run)
+    with_broker(
+        config,
+        lambda broker, here: ask_to_stop(broker, here, sessions or [], wanted, reason, consent, starts_only=True),
+    )
+
+
+@app.command()
+def adopt(
+    session: SessionArgument,
+    job: Annotated[str, typer.Argument(help="the job at the site, as the launcher names it")],
+    reason: ReasonOption,
+    config: ConfigOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Say which job at the site is a session's, where the log knows of none."""
+    _settle(config, session, Consent(yes=yes, dry_run=dry_run), lambda state: adoption(state, job, reason))
+
+
+@app.command()
+def end(
+    session: SessionArgument,
+    reason: ReasonOption,
+    config: ConfigOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Say that a session is over, where no site can tell. What its job was is cleared away if the site can be asked."""
+    _settle(config, session, Consent(yes=yes, dry_run=dry_run), lambda state: ending(state, reason))
+
+
+def _settle(config: ConfigOption, session: str, consent: Consent, act: Callable[[SessionState], SessionAct]) -> None:
+    async def work(broker: Broker, here: Configuration) -> int:
+        history = find(await LogHistories(broker.log, here.subjects).all(), session)
+        asked = act(state_of(history))
+        what = type(asked).__name__.removesuffix("Requested").lower()
+        preview = [f"{asked.session} on {asked.system}: {what}, by {asked.by}, carried out by {asked.service}"]
+        if not agreed(consent, "Is that so?", preview):
+            return 0
+        hand = Operator(broker.log, here.subjects, stamp_of(here, "operator-cli"))
+        console.print(f"{asked.session}: {await ask(hand, asked)}", markup=False, highlight=False, soft_wrap=True)
+        return 0
+
+    with_broker(config, work)
+
+
+def _wanted(user: str, system: str, vo: str, state: str, longer_than: str) -> Wanted:
+    return Wanted(
+        user=user,
+        system=checked(lambda: system_token(system)),
+        vo=vo,
+        state=state,
+        in_state_longer_than=checked(lambda: duration("--longer-than", longer_than)),
+    )

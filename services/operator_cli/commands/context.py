@@ -43,6 +43,9 @@ BundleOption = Annotated[
 ]
 TokenFileOption = Annotated[Path, typer.Option("--token-file", help="file with a token that may start servers")]
 
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="only show what would be done")]
+
 Work = Callable[[], Coroutine[Any, Any, int]]
 
 

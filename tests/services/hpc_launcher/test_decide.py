@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from schemas.acts import AdoptionRequested, DeadLetterRetried, EndRequested
+from schemas.base import EventId
 from schemas.lifecycle import Ended, SessionState, fold
 from schemas.session import (
+    JobCreated,
     JobStatusChanged,
     ProgressReported,
     Running,
@@ -29,6 +32,7 @@ from services.hpc_launcher.decide import (
     decide,
     ended,
     give_up,
+    obey,
 )
 from tests.support.samples import Story
 
@@ -142,3 +146,42 @@ def test_texts_are_cut_to_their_bounds() -> None:
     end = ended(REQUESTED, "failed", "x" * 5000, "y" * 5000)
     assert len(end.reason) == len(end.remedy) == 1024
     assert isinstance(fold([REQUESTED, end]), Ended)
+
+
+ACT: dict[str, Any] = {
+    **PLACE,
+    "service": "hpc-launcher",
+    "by": "operator ada",
+    "reason": "seen at the site",
+    "id": "act-1",
+}
+
+
+@pytest.mark.parametrize(
+    ("history", "takes"),
+    [
+        ([REQUESTED], False),
+        ([REQUESTED, ADMITTED], True),
+        ([REQUESTED, ADMITTED, STOP], True),
+        ([REQUESTED, ADMITTED, CREATED], False),
+        ([REQUESTED, ADMITTED, CREATED, END], False),
+    ],
+)
+def test_an_operators_adoption_is_a_job_where_the_log_knows_none(history: list[Any], takes: bool) -> None:
+    steps = obey(fold(history), AdoptionRequested(**ACT, job="job-9"))
+    created = JobCreated(**PLACE, job="job-9", cause=EventId("act-1"))
+    assert steps == ([Emit(created)] if takes else [])
+
+
+@pytest.mark.parametrize("history", [[REQUESTED, ADMITTED], [REQUESTED, ADMITTED, STOP], STARTED, LISTENING, READY])
+def test_an_operators_word_ends_a_session_once(history: list[Any]) -> None:
+    [step] = obey(fold(history), EndRequested(**ACT))
+    assert isinstance(step, Emit)
+    assert isinstance(step.event, SessionEnded)
+    assert (step.event.outcome, step.event.cause) == ("lost", "act-1")
+    assert step.event.reason == "Ended by operator ada: seen at the site"
+    assert obey(fold([*history, step.event]), EndRequested(**ACT)) == []
+
+
+def test_a_retried_dead_letter_of_an_ended_session_clears_away() -> None:
+    assert obey(fold([*STARTED, END]), DeadLetterRetried(**ACT, letter=3)) == [Perform(CLEAR)]

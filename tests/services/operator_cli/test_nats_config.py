@@ -91,8 +91,9 @@ async def test_services_follow_consume_lease_and_seal_with_what_they_are_allowed
             while (await broker.log.js.consumer_info("SESSIONS", service)).num_ack_pending:
                 await asyncio.sleep(0.02)
         assert len(seen) == 1
-        await consuming.close()
-        await following.close()
+        obeying = await broker.log.consume(service, "ACTS", [SUBJECTS.session_acts(service)], take, ack_wait_seconds=5)
+        for each in (consuming, obeying, following):
+            await each.close()
         lease = Lease(broker.leases, f"{service}.x", "me")
         assert await lease.acquire()
         assert await lease.acquire()

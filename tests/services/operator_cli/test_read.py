@@ -14,9 +14,10 @@ from services._runtime.connection import Broker
 from services._runtime.errors import TransientError
 from services._runtime.settings import Configuration
 from services.operator_cli import read
+from services.operator_cli.acts.consent import Consent
+from services.operator_cli.acts.stop import ask_to_stop
 from services.operator_cli.histories import LogHistories
 from services.operator_cli.output import one_line
-from services.operator_cli.stop_request import ask_to_stop
 from services.operator_cli.story.history import NoSuchSessionError
 from services.operator_cli.story.row import Wanted
 from tests.services.operator_cli.conftest import signed_in
@@ -126,7 +127,7 @@ async def test_a_stop_is_appended_once_with_who_and_why(guarded: Configuration, 
     await tell(guarded, story, until="created")
     async with signed_in(guarded, "operator-cli") as broker:
         for _ in range(2):
-            assert await ask_to_stop(broker, guarded, story.session, "cooling is out") == 0
+            assert await ask_to_stop(broker, guarded, [story.session], Wanted(), "cooling is out", Consent()) == 0
         printed = capsys.readouterr().out
         assert "its stop is requested" in printed
         assert "it is being stopped already" in printed

@@ -16,8 +16,8 @@ from schemas.subjects import Subjects
 from services._runtime.decider import Emit, Perform
 from services._runtime.log import Recorded
 from services._runtime.memory import MemoryLog
+from services.operator_cli.acts.stop import request_stop
 from services.operator_cli.replay import deciders
-from services.operator_cli.stop_request import request_stop
 from services.operator_cli.story.redecide import Decider, differences
 from tests.services.operator_cli.histories import recorded
 from tests.support.samples import Story, stamp

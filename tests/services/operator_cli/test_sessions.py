@@ -13,8 +13,8 @@ from schemas.subjects import Subjects
 from services._runtime.log import Log
 from services._runtime.memory import MemoryLog
 from services._runtime.view import placed
+from services.operator_cli.acts.stop import request_stop
 from services.operator_cli.histories import LogHistories
-from services.operator_cli.stop_request import request_stop
 from services.operator_cli.story.history import NoSuchSessionError, find
 from services.operator_cli.story.row import row
 from services.operator_cli.story.timeline import timeline

@@ -1,0 +1,113 @@
+"""`farlab system`: what operators said of systems, and saying more. Starts and stops nothing at a site."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from schemas.base import SystemName, event_name
+from schemas.system import (
+    AnySystemEvent,
+    SystemAnnounced,
+    SystemDown,
+    SystemDrained,
+    SystemEvent,
+    SystemResumed,
+    SystemUp,
+)
+from services._runtime.configuration import ConfigurationError
+from services._runtime.log import Log, Recorded
+from services._runtime.settings import Configuration
+from services.operator_cli.acts.append import Operator
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a system stands by operators' words: `drained` and `down` are the reasons, empty where it is not."""
+
+    system: str
+    drained: str = ""
+    down: str = ""
+    by: str = ""
+    since: datetime | None = None
+    maintenance: SystemAnnounced | None = None
+
+
+def standing(system: str, history: Iterable[Recorded], now: datetime) -> Standing:
+    """How a system stands after its events. A maintenance that is over is not told any more. Pure."""
+    here = Standing(system=system)
+    for recorded in history:
+        event = recorded.message
+        if isinstance(event, SystemEvent):
+            here = _after(here, event)
+    over = here.maintenance is not None and here.maintenance.ends is not None and here.maintenance.ends < now
+    return msgspec.structs.replace(here, maintenance=None) if over else here
+
+
+def _after(here: Standing, event: SystemEvent) -> Standing:
+    changed = msgspec.structs.replace(here, by=event.by, since=event.at)
+    match event:
+        case SystemDrained():
+            return msgspec.structs.replace(changed, drained=event.reason)
+        case SystemResumed():
+            return msgspec.structs.replace(changed, drained="")
+        case SystemDown():
+            return msgspec.structs.replace(changed, down=event.reason)
+        case SystemUp():
+            return msgspec.structs.replace(changed, down="")
+        case SystemAnnounced():
+            return msgspec.structs.replace(here, maintenance=event)
+        case _:
+            return here
+
+
+async def standings(log: Log, configuration: Configuration, now: datetime) -> list[Standing]:
+    """How every configured system stands."""
+    subjects = configuration.subjects
+    return [standing(name, await log.history("SYSTEMS", subjects.system(name)), now) for name in configuration.systems]
+
+
+def known_system(configuration: Configuration, wanted: str) -> SystemName:
+    """The configured system of that name. Raises ConfigurationError with a near miss."""
+    if wanted in configuration.systems:
+        return SystemName(wanted)
+    close = difflib.get_close_matches(wanted, list(configuration.systems), 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(configuration.systems)}"
+    raise ConfigurationError(f"there is no system {wanted!r}; {hint}")
+
+
+def no_change(here: Standing, event: AnySystemEvent) -> str:
+    """Why an event would change nothing, in words; empty when it would. Pure."""
+    match event:
+        case SystemDrained() if here.drained:
+            return f"it is drained already: {here.drained}"
+        case SystemResumed() if not here.drained:
+            return "it is not drained"
+        case SystemDown() if here.down:
+            return f"it is said to be down already: {here.down}"
+        case SystemUp() if not here.down:
+            return "it is not said to be down"
+        case _:
+            return ""
+
+
+async def say(operator: Operator, event: AnySystemEvent) -> str:
+    """Puts an event of a system into the log unless it changes nothing. Returns what became of it, in words."""
+    history = await operator.log.history("SYSTEMS", operator.subjects.system(event.system))
+    if unchanged := no_change(standing(event.system, history, event.at), event):
+        return unchanged
+    await operator.announce(event, event_name(event))
+    return event_name(event).replace("-", " ")
+
+
+def moment(option: str, text: str) -> datetime:
+    """A time an operator wrote, with its offset from UTC. Raises ConfigurationError."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"{option} {text}: not a time; write it as 2026-12-01T08:00+01:00") from None
+    if time.tzinfo is None:
+        raise ConfigurationError(f"{option} {text}: in which time zone? write it as {text}+01:00, or with Z for UTC")
+    return time

@@ -1,0 +1,1 @@
+"""Setting up: the first files, checks of everything needed, and what support asks for. Runs no service."""
