@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -37,10 +37,8 @@ class SiteUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class SiteConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An emulated site. `trusted` maps issuers of delegation tokens to files with their public keys (PEM).
 
-    `manner`: `documented` answers as UNICORE's documentation says; `unicorex` as UNICORE/X 10 does where its source
-    differs: an unknown resource is a 404 without words, a bad job a 500, an impossible one is taken and then fails,
-    links to further pages forget the tags, a delegation token that is not valid is a 403, and an aborted job may still
-    run when the call returns.
+    `userinfo_url` is where users' own bearer tokens are checked; without it there are none.
+    `preparing_seconds`: how long after a job was made its directory is there.
     `kill_seconds`: how long an ending job may take to obey SIGTERM.
     """
 
@@ -49,16 +47,17 @@ class SiteConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 0
     tls: bool = True
-    manner: Literal["documented", "unicorex"] = "documented"
     queues: Annotated[dict[str, Queue], Meta(min_length=1)] = msgspec.field(default_factory=lambda: {"batch": Queue()})
     compute_nodes: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["127.0.0.1"])
     jobs_per_node: AtLeastOne = 8
     queue_seconds: Seconds = 0.5
+    preparing_seconds: Seconds = 0.1
     staging_seconds: Seconds = 0.0
     kill_seconds: Seconds = 3.0
     path: list[str] = []
     users: list[SiteUser] = []
     trusted: dict[str, str] = msgspec.field(default_factory=dict)
+    userinfo_url: str = ""
     page_size: AtLeastOne = 200
     session_seconds: Seconds = 28_800.0
 

@@ -34,7 +34,7 @@ class Control:
         ]
 
     @staticmethod
-    def admit(request: web.Request) -> None:
+    async def admit(request: web.Request) -> None:
         """Raises RefusedError for callers from elsewhere."""
         if request.remote is None or not ipaddress.ip_address(request.remote).is_loopback:
             raise RefusedError(403, "The emulator is controlled from its own machine only.")

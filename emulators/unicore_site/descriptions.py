@@ -85,8 +85,8 @@ class Description(msgspec.Struct, frozen=True, rename="pascal"):
 
     @property
     def command(self) -> list[str]:
-        """What is run."""
-        return [self.executable or "/bin/true", *map(_text, self.arguments)]
+        """What is run: UNICORE writes program and arguments into a shell script as they are."""
+        return ["/bin/bash", "-c", " ".join([self.executable or "/bin/true", *map(_text, self.arguments)])]
 
     @property
     def notifies(self) -> Notifications:

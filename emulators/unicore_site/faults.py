@@ -48,10 +48,11 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Faults:
-    """The faults still to come."""
+    """The faults still to come; `message` is what the site says when it takes no jobs."""
 
     def __init__(self) -> None:
         self.planned: list[Fault] = []
+        self.message = "Job submission is disabled: maintenance of the file system until noon."
 
     def take(self, method: str, path: str) -> Fault | None:
         """The fault this request meets, counted off."""

@@ -12,51 +12,43 @@ from emulators.unicore_site.identity import Caller
 from emulators.unicore_site.jobs import Job
 
 Document = dict[str, Any]
-VERSION = "10.3.0"
+VERSION = "11.0.0"
 ACTIONS = ("start", "abort", "restart")
 COLLECTIONS = ("jobs", "storages", "certificate")
 
 
 def base(
-    url: str, configuration: SiteConfiguration, caller: Caller, user: SiteUser, server_dn: str, disabled: str
+    url: str, configuration: SiteConfiguration, caller: Caller, user: SiteUser | None, server_dn: str, disabled: str
 ) -> Document:
-    """The base resource; `disabled` are the site's words when it takes no jobs."""
-    queues = list(configuration.queues)
+    """The base resource, for anybody; `disabled` are the site's words when it takes no jobs."""
+    role = "anonymous" if user is None else "user"
+    login = {} if user is None else {"availableUIDs": user.uids, "availableGroups": user.groups}
     return {
         "client": {
             "dn": caller.dn,
-            "role": {"selected": "user", "availableRoles": ["user"]},
-            "queues": {"selected": queues[0], "availableQueues": queues},
-            "xlogin": {
-                "UID": caller.uid,
-                "availableUIDs": user.uids,
-                "group": caller.group,
-                "availableGroups": user.groups,
-            },
+            "role": {"selected": role, "availableRoles": [role]},
+            "xlogin": {**login, "UID": caller.uid, "group": caller.group} if login else {},
         },
         "server": {
             "siteName": configuration.name,
             "version": f"{VERSION}-emulated",
             "credential": {"dn": server_dn},
             "externalConnections": {},
-            "jobSubmission": {"enabled": not disabled, "message": disabled or "OK"},
+            "jobSubmission": {"enabled": not disabled, "message": disabled},
         },
         "_links": {name: {"href": f"{url}/{name}"} for name in COLLECTIONS},
     }
 
 
-def page(
-    url: str, name: str, ids: list[str], *, offset: int, number: int, tags: str = "", forgetful: bool = False
-) -> Document:
-    """A part of a list with links to the parts around it. `forgetful`: links without tags, as UNICORE/X makes them."""
+def page(url: str, name: str, ids: list[str], *, offset: int, number: int) -> Document:
+    """A part of a list with links to the parts around it, which forget the tags, as UNICORE/X makes them."""
 
     def link(first: int, count: int) -> dict[str, str]:
-        query = {"offset": first, "num": count, **({"tags": tags} if tags and not forgetful else {})}
-        return {"href": f"{url}/{name}?{urlencode(query)}"}
+        return {"href": f"{url}/{name}/?{urlencode({'offset': first, 'num': count})}"}
 
     links = {"self": link(offset, number)}
     if offset + number < len(ids):
-        links["next"] = link(offset + number, min(number, len(ids) - number) if forgetful else number)
+        links["next"] = link(offset + number, min(number, len(ids) - offset - number))
     if offset > 0:
         links["previous"] = link(max(offset - number, 0), number)
     return {name: [f"{url}/{name}/{each}" for each in ids[offset : offset + number]], "_links": links}
@@ -69,6 +61,7 @@ def job(url: str, each: Job) -> Document:
         "self": href,
         "details": f"{href}/details",
         "submitted": f"{href}/submitted",
+        "forwarding": f"{href}/forward-port",
         "workingDirectory": f"{url}/storages/{storage_name(each)}",
         **{f"action:{action}": f"{href}/actions/{action}" for action in ACTIONS},
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from emulators.unicore_site import representations, storage
+from emulators.unicore_site import forwarding, representations, storage
 from emulators.unicore_site.configuration import SiteConfiguration
 from emulators.unicore_site.descriptions import Description, DescriptionError, read, words_in
 from emulators.unicore_site.faults import Faults
@@ -16,8 +16,6 @@ from emulators.unicore_site.identity import Doorkeeper, caller_of
 from emulators.unicore_site.jobs import Job
 from emulators.unicore_site.refusals import RefusedError
 from emulators.unicore_site.store import JobStore
-
-DISABLED = "Job submission is disabled: maintenance of the file system until noon."
 
 
 class Resources:
@@ -39,7 +37,6 @@ class Resources:
         self._faults = faults
         self._certificate = certificate
         self._server_dn = server_dn
-        self._real = configuration.manner == "unicorex"
 
     def routes(self, base: str) -> list[web.RouteDef]:
         """All routes below the base's path."""
@@ -49,7 +46,7 @@ class Resources:
             web.get(base, self._base),
             web.get(base + "/", self._base),
             web.get(base + "/certificate", self._get_certificate),
-            web.get(jobs, self._list_jobs),
+            web.get(jobs + "{slash:/?}", self._list_jobs),
             web.post(jobs, self._create_job),
             web.get(job, self._get_job),
             web.put(job, self._put_job),
@@ -57,7 +54,8 @@ class Resources:
             web.get(job + "/details", self._details),
             web.get(job + "/submitted", self._submitted),
             web.post(job + "/actions/{action}", self._act),
-            web.get(storages, self._list_storages),
+            web.get(job + "/forward-port", self._forward),
+            web.get(storages + "{slash:/?}", self._list_storages),
             web.get(storages + "/{storage}", self._get_storage),
             web.put(storages + "/{storage}", self._put_storage),
             web.get(files, self._get_file),
@@ -68,8 +66,8 @@ class Resources:
 
     async def _base(self, request: web.Request) -> web.Response:
         caller = caller_of(request)
-        disabled = DISABLED if self._faults.submission_disabled else ""
-        user = self._doorkeeper.users[caller.dn]
+        disabled = self._faults.message if self._faults.submission_disabled else ""
+        user = self._doorkeeper.users.get(caller.dn)
         document = representations.base(self.url, self._configuration, caller, user, self._server_dn, disabled)
         return web.json_response(representations.chosen(document, request.query.get("fields", "")))
 
@@ -77,9 +75,8 @@ class Resources:
         return web.Response(text=self._certificate(), content_type="text/plain")
 
     async def _list_jobs(self, request: web.Request) -> web.Response:
-        tags = request.query.get("tags", "")
-        wanted = set(words_in(tags))
-        return self._page(request, "jobs", [job.id for job in self._mine(request) if wanted <= set(job.tags)], tags)
+        wanted = set(words_in(request.query.get("tags", "")))
+        return self._page(request, "jobs", [job.id for job in self._mine(request) if wanted <= set(job.tags)])
 
     async def _list_storages(self, request: web.Request) -> web.Response:
         return self._page(request, "storages", [representations.storage_name(job) for job in self._mine(request)])
@@ -88,33 +85,26 @@ class Resources:
         mine = [job for job in self._store.jobs.values() if job.owner == caller_of(request).dn]
         return sorted(mine, key=lambda job: -job.submitted_at)
 
-    def _page(self, request: web.Request, name: str, ids: list[str], tags: str = "") -> web.Response:
+    def _page(self, request: web.Request, name: str, ids: list[str]) -> web.Response:
         try:
             offset = int(request.query.get("offset", "0"))
             number = int(request.query.get("num", str(self._configuration.page_size)))
         except ValueError:
             raise RefusedError(404, "offset and num are numbers.") from None
         if offset < 0 or number < 0:
-            raise RefusedError(500 if self._real else 400, "Error: offset and num must be positive.")
-        return web.json_response(
-            representations.page(self.url, name, ids, offset=offset, number=number, tags=tags, forgetful=self._real)
-        )
+            raise RefusedError(500, "Error: offset and num must be positive.")
+        return web.json_response(representations.page(self.url, name, ids, offset=offset, number=number))
 
     async def _create_job(self, request: web.Request) -> web.Response:
-        objection = ""
+        if not caller_of(request).known:
+            raise RefusedError(403, "")
         try:
             document = await storage.json_object(request)
             description = read(document)
-            try:
-                description.asked(self._configuration.queues)
-            except DescriptionError as error:
-                objection = str(error)
-                if not self._real:
-                    raise
         except (DescriptionError, RefusedError) as error:
-            raise RefusedError(500 if self._real else 400, f"Could not submit job: {error}") from None
+            raise RefusedError(500, f"Could not submit job: {error}") from None
         job = self._new(request, description, document)
-        self._store.create(job, objection)
+        self._store.create(job)
         return web.Response(status=201, headers={"Location": f"{self.url}/jobs/{job.id}"})
 
     def _new(self, request: web.Request, description: Description, document: dict[str, object]) -> Job:
@@ -129,12 +119,14 @@ class Resources:
         )
 
     def _job(self, request: web.Request) -> Job:
-        return self._owned(request, request.match_info["job"], "job")
+        return self._owned(request, request.match_info["job"])
 
-    def _owned(self, request: web.Request, id_: str, kind: str) -> Job:
+    def _owned(self, request: web.Request, id_: str) -> Job:
         job = self._store.jobs.get(id_)
-        if job is None or job.owner != caller_of(request).dn:
-            raise RefusedError(404, "" if self._real else f"No such {kind}: {id_}")
+        if job is None:
+            raise RefusedError(404, "")
+        if job.owner != caller_of(request).dn:
+            raise RefusedError(403, "")
         return job
 
     async def _get_job(self, request: web.Request) -> web.Response:
@@ -167,19 +159,20 @@ class Resources:
         match request.match_info["action"]:
             case "start":
                 self._store.start(job)
-            case "abort" if self._real:
-                self._store.abort_soon(job)
             case "abort":
-                await self._store.abort(job)
+                self._store.abort_soon(job)
             case "restart":
                 self._store.restart(job)
-            case unknown:
-                raise RefusedError(404, "" if self._real else f"No such action: {unknown}")
+            case _:
+                raise RefusedError(404, "")
         return web.Response(status=204)
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        return await forwarding.forward(request, self._job(request))
 
     def _stored(self, request: web.Request) -> Job:
         name = request.match_info["storage"]
-        return self._owned(request, name.removesuffix("-uspace") if name.endswith("-uspace") else "", "storage")
+        return self._owned(request, name.removesuffix("-uspace") if name.endswith("-uspace") else "")
 
     def _root(self, request: web.Request) -> Path:
         return self._store.working_directory(self._stored(request))

@@ -22,7 +22,7 @@ from emulators.unicore_site.identity import CALLER, LIFETIME_HEADER, SESSION, SE
 from emulators.unicore_site.jobs import Job
 from emulators.unicore_site.notifications import Notifier
 from emulators.unicore_site.refusals import RefusedError, error
-from emulators.unicore_site.resources import DISABLED, Resources
+from emulators.unicore_site.resources import Resources
 from emulators.unicore_site.store import Change, JobStore
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -118,16 +118,16 @@ class UnicoreSite:
             return self._drop(request, fault)
         return response
 
-    def _admit(self, request: web.Request) -> None:
+    async def _admit(self, request: web.Request) -> None:
         if not request.path.endswith("/certificate"):
-            request[CALLER], request[SESSION] = self._doorkeeper.admit(request.headers)
+            request[CALLER], request[SESSION] = await self._doorkeeper.admit(request.headers)
 
     async def _answer(
-        self, request: web.Request, handler: Handler, admit: Callable[[web.Request], None]
+        self, request: web.Request, handler: Handler, admit: Callable[[web.Request], Awaitable[None]]
     ) -> web.StreamResponse:
         """The handler's answer; a refusal in UNICORE's form, a file that cannot be had as its fault 500."""
         try:
-            admit(request)
+            await admit(request)
             response = await handler(request)
         except RefusedError as refused:
             response = refused.response()
@@ -135,7 +135,7 @@ class UnicoreSite:
             response = error(refused.status, refused.reason)
         except OSError as failed:
             response = error(500, f"Cannot access the file: {failed.strerror}")
-        if SESSION in request and response.status < 400:
+        if SESSION in request and not response.prepared:
             session = request[SESSION]
             response.headers[SESSION_HEADER] = session.id
             response.headers[LIFETIME_HEADER] = str(int(session.left_seconds() * 1000))
@@ -152,15 +152,15 @@ class UnicoreSite:
             case "drop" | "crash":
                 return self._drop(request, fault)
             case "unauthorised":
-                return error(401, "Authentication is required.")
+                return error(401, "")
             case "forbidden":
-                return error(403, "Access denied.")
+                return error(403, "")
             case "too-many-requests":
                 response = error(429, "Too many requests")
                 response.headers["Retry-After"] = str(int(fault.seconds))
                 return response
             case "submission-disabled":
-                return error(503, DISABLED)
+                return error(503, self.faults.message)
             case "invalid-json":
                 return web.Response(text="<html>proxy error</html>", content_type="application/json")
             case "drop-after" | "crash-after" | "lost-notification":

@@ -35,7 +35,7 @@ def properties(file: Path) -> dict[str, Any]:
         "isDirectory": stat.S_ISDIR(status.st_mode),
         "size": status.st_size,
         "lastAccessed": datetime.fromtimestamp(status.st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "permissions": stat.filemode(status.st_mode)[1:],
+        "permissions": stat.filemode(status.st_mode)[1:4],
         "owner": str(status.st_uid),
         "group": str(status.st_gid),
     }
@@ -43,6 +43,7 @@ def properties(file: Path) -> dict[str, Any]:
 
 def get(request: web.Request, root: Path, path: str) -> web.Response:
     """A directory listing or properties as JSON, or content, all of it or the range asked for."""
+    _prepared(root, f"Error listing '{path}'")
     file = resolve(root, path)
     wants_content = "application/octet-stream" in request.headers.get("Accept", "*/*")
     try:
@@ -56,7 +57,13 @@ def get(request: web.Request, root: Path, path: str) -> web.Response:
             return _ranged(request.headers.get("Range"), file.read_bytes())
         return web.json_response({**properties(file), "metadata": {}, "_links": {}}, headers={"Accept-Ranges": "bytes"})
     except FileNotFoundError:
-        raise RefusedError(404, f"No such file or directory: {path}") from None
+        raise RefusedError(404, "") from None
+
+
+def _prepared(root: Path, what: str) -> None:
+    """UNICORE/X makes a job's directory after it has answered the create, and is surprised that it is not there."""
+    if not root.exists():
+        raise RefusedError(500, f"{what}: java.lang.NullPointerException (no further message available)")
 
 
 def _content(request: web.Request, root: Path, folder: Path) -> dict[str, dict[str, Any]]:
@@ -75,7 +82,7 @@ def _content(request: web.Request, root: Path, folder: Path) -> dict[str, dict[s
 
 
 def _ranged(wanted: str | None, content: bytes) -> web.Response:
-    """Ranges as UNICORE/X reads them. It never answers one that begins after the end; here that is a 416."""
+    """Ranges as UNICORE/X 11 reads them: one that begins after the end is empty. UNICORE/X 10 never answers it."""
     if wanted is None:
         return web.Response(body=content, content_type="application/octet-stream")
     match = re.fullmatch(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))", wanted)
@@ -83,7 +90,7 @@ def _ranged(wanted: str | None, content: bytes) -> web.Response:
         raise RefusedError(416, f"Range header '{wanted}' cannot be parsed")
     first = int(match[1]) if match[1] else len(content) - int(match[3])
     last = int(match[2]) if match[2] else len(content) - 1
-    if first < 0 or 0 < first >= len(content) or (match[2] and last < first):
+    if first < 0 or (match[2] and last < first):
         raise RefusedError(416, f"Range {wanted} lies outside the file's {len(content)} bytes.")
     return web.Response(body=content[first : last + 1], status=206, content_type="application/octet-stream")
 
@@ -91,8 +98,11 @@ def _ranged(wanted: str | None, content: bytes) -> web.Response:
 async def put(request: web.Request, root: Path, path: str) -> web.Response:
     """Writes a file, readable by its owner only, with the directories above it; JSON changes its permissions."""
     file = resolve(root, path)
+    if "Content-Type" not in request.headers:
+        raise RefusedError(415, "")
+    _prepared(root, f"Error uploading to '{path}'")
     if request.content_type == "application/json":
-        return _change(file, path, await json_object(request))
+        return _change(file, await json_object(request))
     content = await request.read()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     file.touch(mode=0o600)
@@ -100,10 +110,10 @@ async def put(request: web.Request, root: Path, path: str) -> web.Response:
     return web.Response(status=204)
 
 
-def _change(file: Path, path: str, wanted: dict[str, Any]) -> web.Response:
+def _change(file: Path, wanted: dict[str, Any]) -> web.Response:
     letters = str(wanted.get("permissions", wanted.get("unixPermissions", "")))
     if not file.exists():
-        raise RefusedError(404, f"No such file or directory: {path}")
+        raise RefusedError(404, "")
     try:
         change_permissions(file, letters)
     except RefusedError as error:
@@ -128,7 +138,7 @@ def delete(root: Path, path: str) -> web.Response:
     """Removes a file or a directory with all in it."""
     file = resolve(root, path)
     if not file.exists():
-        raise RefusedError(404, f"No such file or directory: {path}")
+        raise RefusedError(404, "")
     if file.is_dir():
         shutil.rmtree(file)
     else:

@@ -22,7 +22,11 @@ Changed = Callable[[Job, Change], None]
 RECORD = "job.json"
 LOST = "The compute node was lost while the site was down."
 ABORTED = "Job aborted."
-TIMED_OUT_CODE = 143
+TIMED_OUT = "Execution was not completed (no exit code file found), please check standard error file <{}>"
+EXITED = (
+    "User application exited with non-zero exit code: <{}>. "
+    "More information might be available in the job's working directory '{}/'"
+)
 
 
 class JobStore:
@@ -50,7 +54,9 @@ class JobStore:
             if job.batch_id.isdigit():
                 self._last_batch_id = max(self._last_batch_id, int(job.batch_id))
         for job in sorted(self.jobs.values(), key=lambda each: each.submitted_at):
-            if job.status == "STAGINGIN":
+            if not self.working_directory(job).exists() and not job.ended:
+                self._begin(job, self._prepare(job))
+            elif job.status == "STAGINGIN":
                 self._begin(job, self._stage_in_slowly(job))
             elif job.status == "QUEUED" and not job.node:
                 self._begin(job, self._run(job))
@@ -62,28 +68,19 @@ class JobStore:
         """Where the job's files are."""
         return self._folder / job.id / "work"
 
-    def create(self, job: Job, objection: str = "") -> None:
-        """Takes a job and stages its files in. It is then READY, or goes on into the queue if it starts by itself.
-
-        With an objection it is taken, and has failed.
-        """
+    def create(self, job: Job) -> None:
+        """Takes a job and stages its files in. It is then READY, or goes on into the queue if it starts by itself."""
         folder = self._folder / job.id
-        (folder / "work").mkdir(parents=True, mode=0o700)
-        folder.chmod(0o700)
+        folder.mkdir(parents=True, mode=0o700)
         job.submitted_at = datetime.now(UTC).timestamp()
         job.terminates_at = job.submitted_at + LIFETIME_SECONDS
         job.started = job.asks.starts_by_itself
         self.jobs[job.id] = job
         self._note(job, "Created with ID " + job.id)
-        if objection:
-            self._end(job, "FAILED", f"ERROR: {objection}")
-        elif not job.asks.imports:
-            self._ready(job)
-        elif self._configuration.staging_seconds:
-            self._set(job, "STAGINGIN")
-            self._begin(job, self._stage_in_slowly(job))
+        if self._configuration.preparing_seconds or self._configuration.staging_seconds:
+            self._begin(job, self._prepare(job))
         else:
-            self._set(job, "STAGINGIN")
+            self._make_directory(job)
             self._stage_in(job)
 
     def start(self, job: Job) -> None:
@@ -91,7 +88,7 @@ class JobStore:
         if job.started or job.ended:
             return
         job.started = True
-        if job.status == "READY":
+        if job.status == "READY" and self.working_directory(job).exists():
             self._submit(job)
 
     async def abort(self, job: Job) -> None:
@@ -147,6 +144,15 @@ class JobStore:
     def _over(self, job: str, task: asyncio.Task[None]) -> None:
         if self._tasks.get(job) is task:
             del self._tasks[job]
+
+    async def _prepare(self, job: Job) -> None:
+        await asyncio.sleep(self._configuration.preparing_seconds)
+        self._make_directory(job)
+        await self._stage_in_slowly(job)
+
+    def _make_directory(self, job: Job) -> None:
+        self.working_directory(job).mkdir(mode=0o700)
+        self._set(job, "STAGINGIN")
 
     async def _stage_in_slowly(self, job: Job) -> None:
         await asyncio.sleep(self._configuration.staging_seconds)
@@ -206,10 +212,11 @@ class JobStore:
         try:
             async with asyncio.timeout(asked.runtime_seconds):
                 job.exit_code = await step.wait()
-            why = f"Job exited with code {job.exit_code}." if job.exit_code else ""
+            self._note(job, f"Exit code {job.exit_code}")
+            why = EXITED.format(job.exit_code, self.working_directory(job)) if job.exit_code else ""
         except TimeoutError:
             await step.stop(grace_seconds)
-            job.exit_code, why = TIMED_OUT_CODE, "Job exceeded its time limit."
+            why = TIMED_OUT.format(job.asks.stderr)
         except asyncio.CancelledError:
             await step.stop(grace_seconds)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -29,11 +30,12 @@ from services.hpc_launcher.decide import (
     ended,
 )
 from services.hpc_launcher.endings import log_tail, used
-from services.hpc_launcher.ports import Finished, Gone, Owner, Site
+from services.hpc_launcher.ports import Finished, Gone, Owner, Site, Unknown
 
 _log = structlog.get_logger("farlab.hpc_launcher")
 
 STILL_ENDING_SECONDS = 1.0
+ENDING_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.5)
 CLEARED_KEPT = 10_000
 
 TellWaiting = Callable[[StartRequested, str], None]
@@ -127,6 +129,12 @@ class Actor:
     ) -> SessionEnded:
         await site.abort(job, owner)
         report = await site.report(job, owner)
+        # Sites answer an abort before they have carried it out; most have within a moment, and a person waits for it.
+        for seconds in ENDING_SECONDS:
+            if isinstance(report, Finished | Gone | Unknown):
+                break
+            await asyncio.sleep(seconds)
+            report = await site.report(job, owner)
         if not isinstance(report, Finished | Gone):
             raise TransientError(f"the job is not over yet: {report}", STILL_ENDING_SECONDS)
         expired = stop.by == LAUNCHER

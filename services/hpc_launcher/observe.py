@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
+
 from schemas.lifecycle import Submitted, WithStatus
 from schemas.session import (
     Configuring,
@@ -26,10 +28,14 @@ from services.hpc_launcher.decide import ended, stop
 from services.hpc_launcher.endings import finish, used
 from services.hpc_launcher.reconcile import Silence, lost_at, waits_for_server
 
+_log = structlog.get_logger("farlab.hpc_launcher")
+
 Record = Callable[[SessionEvent], Awaitable[bool]]
 
 ERRORS_BELIEVED = 3
 """A site that misses fewer answers in a row is not worth a word in the log."""
+INERT_BELIEVED = 3
+"""How often a job that was submitted must be seen not started: a site that crashed forgets its last moments."""
 MISSING_BELIEVED = 2
 """How often a site must say that it knows no such job, so that one answer out of place ends nothing."""
 PROGRESS_BYTES = 16 * 1024
@@ -47,6 +53,7 @@ class Watched:
     due_at: float = 0.0
     errors: int = 0
     missing: int = 0
+    inert: int = 0
     hinted: bool = False
     silent_since: datetime | None = None
     words: str = ""
@@ -81,6 +88,8 @@ class Observer:
             watched.errors, watched.silent_since = 0, None
         if not isinstance(report, ports.Gone):
             watched.missing = 0
+        if not isinstance(report, ports.Inert):
+            watched.inert = 0
         match report:
             case ports.Finished():
                 since = self._chronicle.running_since(state.request.session)
@@ -95,6 +104,7 @@ class Observer:
                 return
             case ports.Inert():
                 await self._status(state, watched, Queued(), "")
+                await self._start_again(state, watched, owner)
             case ports.Queued(place_in_queue=place, estimated_start=start, words=words):
                 await self._status(state, watched, Queued(place_in_queue=place, estimated_start=start), words)
             case ports.Configuring(words=words):
@@ -105,6 +115,19 @@ class Observer:
                     await self._listen(state, watched, owner)
         if waits_for_server(state) and self._now() >= state.request.deadline:
             await self._expire(state)
+
+    async def _start_again(self, state: WithStatus, watched: Watched, owner: ports.Owner) -> None:
+        """Starts a job whose start the site forgot, unless the job left a trace: then it ran, and may run still."""
+        watched.inert += 1
+        if watched.inert < INERT_BELIEVED or not isinstance(state, Submitted):
+            return
+        watched.inert = 0
+        try:
+            files = await self._site.sizes(state.job, owner)
+            if not {script.PROGRESS_FILE, script.ENDPOINT_FILE} & set(files):
+                await self._site.start(state.job, owner)
+        except (TransientError, PermanentError) as error:
+            _log.info("not started again yet", session=state.request.session, reason=error.reason)
 
     async def _status(self, state: WithStatus, watched: Watched, status: JobStatus, words: str) -> None:
         """Records a status that differs from the log's, or words that differ from the last ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -27,6 +28,8 @@ MOST_PAGES = 100
 REFUSALS_BELIEVED = 5
 """UNICORE/X answers 500 for some jobs it will never take; after so many in a row it is believed."""
 REMEMBERED = 10_000
+PREPARING_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""UNICORE/X answers a create before the job's directory is there, and its file API with a 500 until then."""
 
 
 class UnicoreSiteAdapter:
@@ -77,7 +80,7 @@ class UnicoreSiteAdapter:
             umask = {"umask": "077"}
             await self._client.call("preparing the job's directory", "PUT", storage, owner, document=umask)
             for name, content in files.items():
-                await self._put_private(f"{storage}/files/{name}", content, owner)
+                await self._put_once_prepared(f"{storage}/files/{name}", content, owner)
         except NotFoundError as error:
             raise TransientError(str(error)) from None
 
@@ -137,7 +140,7 @@ class UnicoreSiteAdapter:
         }
 
     async def read(self, job: str, name: str, owner: Owner, *, offset: int, length: int) -> bytes:
-        """See Site. UNICORE/X loops for ever on a range that begins after the end: callers ask for the size first."""
+        """See Site. UNICORE/X 10 loops for ever on a range beyond the end of a file: callers ask for the size first."""
         wanted = {"Accept": "application/octet-stream", "Range": f"bytes={offset}-{offset + length - 1}"}
         try:
             path = f"/storages/{await self._storage(job, owner)}/files/{name}"
@@ -218,6 +221,14 @@ class UnicoreSiteAdapter:
         storage = documents.storage_id(properties)
         if storage is not None:
             _remember(self._storages, job, storage)
+
+    async def _put_once_prepared(self, path: str, content: bytes, owner: Owner) -> None:
+        for seconds in PREPARING_SECONDS:
+            try:
+                return await self._put_private(path, content, owner)
+            except (NotFoundError, SiteFaultError):
+                await asyncio.sleep(seconds)
+        return await self._put_private(path, content, owner)
 
     async def _put_private(self, path: str, content: bytes, owner: Owner) -> None:
         binary = {"Content-Type": "application/octet-stream"}

@@ -31,6 +31,8 @@ from services.hpc_launcher.ports import Owner
 SESSION_HEADER = "X-UNICORE-SecuritySession"
 PREFERENCES_HEADER = "X-UNICORE-User-Preferences"
 SESSION_LOST = 432
+STARTING = "no accessible targetsystem factories"
+"""What UNICORE/X answers a create with while it starts, and for ever where its policies let nobody make jobs."""
 SESSIONS_KEPT = 10_000
 MOST_BODY_BYTES = 4 * 1024 * 1024
 BUSY_SECONDS = 10.0
@@ -215,7 +217,10 @@ class UnicoreClient:
         if 200 <= status < 300:
             return answer
         if status == 404:
-            raise NotFoundError(words, certain=bool(said))
+            # UNICORE/X 11 says nothing about what is not there, but names the security session; a gateway knows none.
+            raise NotFoundError(words, certain=bool(said) or SESSION_HEADER in answer.headers)
+        if status in (401, 403) and STARTING in said:
+            raise SiteFaultError(words[:1000])
         if status in (401, 403):
             raise PermanentError(
                 "refused-by-site",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ async def unicore_site(folder: Path, **changes: object) -> AsyncIterator[Unicore
         "folder": str(folder / "site"),
         "queues": {"batch": Queue(gpus_per_node=4), "devel": Queue(max_nodes=1, max_runtime_seconds=7200)},
         "queue_seconds": 0.05,
+        "preparing_seconds": 0.0,
         "users": [
             SiteUser(dn=ADA, uids=["ada1", "ada2"], groups=["ztrain"], password="secret-of-ada"),
             SiteUser(dn=BEN, uids=["ben1"], groups=["ztrain"], password="secret-of-ben"),
@@ -50,11 +52,18 @@ def delegated(folder: Path, subject: str = ADA, issuer: str = ISSUER, etd: bool 
 def client(site: UnicoreSite, folder: Path, **headers: str) -> httpx.AsyncClient:
     everything = {"Authorization": delegated(folder), "Accept": "application/json", **headers}
     verify = ssl.create_default_context(cafile=str(site.ca_file)) if site.configuration.tls else True
-    return httpx.AsyncClient(base_url=site.base_url, headers=everything, verify=verify)
+    return httpx.AsyncClient(
+        base_url=site.base_url, headers=everything, verify=verify, event_hooks={"request": [_octets]}
+    )
+
+
+async def _octets(request: httpx.Request) -> None:
+    if request.method == "PUT":
+        request.headers.setdefault("Content-Type", "application/octet-stream")
 
 
 def script(words: str, **more: object) -> dict[str, object]:
-    return {"Executable": "/bin/sh", "Arguments": ["-c", words], "Resources": {"Queue": "batch"}, **more}
+    return {"Executable": "/bin/sh", "Arguments": ["-c", shlex.quote(words)], "Resources": {"Queue": "batch"}, **more}
 
 
 async def submit(http: httpx.AsyncClient, description: object) -> str:

@@ -48,7 +48,7 @@ def test_a_description_as_jupyter_jsc_submits_it_is_understood() -> None:
             "Something of the site's own": {"x": 1},
         }
     )
-    assert description.command == ["/bin/bash", "start.sh", "1", "true"]
+    assert description.command == ["/bin/bash", "-c", "/bin/bash start.sh 1 true"]
     assert (description.umask, description.words) == ("022", ["one", "two", "three"])
     assert description.variables == {"A": "1", "B": "two=2", "C": "", "D": "4"}
     assert description.imports[0].content == "one\ntwo\n"

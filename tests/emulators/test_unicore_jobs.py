@@ -50,10 +50,10 @@ async def test_a_job_goes_through_all_of_its_states(tmp_path: Path) -> None:
         assert (await http.get(job)).json()["status"] == "STAGINGIN"
         ended = await status(http, job, "SUCCESSFUL", "FAILED")
         assert statuses(ended) == ["STAGINGIN", "READY", "QUEUED", "RUNNING", "STAGINGOUT"]
-        assert (ended["status"], ended["exitCode"], ended["statusMessage"]) == (
+        assert (ended["status"], ended["exitCode"], ended["statusMessage"].partition(" More")[0]) == (
             "FAILED",
             "3",
-            "Job exited with code 3.",
+            "User application exited with non-zero exit code: <3>.",
         )
         assert await content(http, job, "stdout") == "firstsecond\nthird\n0027\n"
         file = site.store.working_directory(site.store.jobs[job.rpartition("/")[2]]) / "data" / "one"
@@ -183,7 +183,7 @@ async def test_an_ended_job_stays_as_it_is_until_it_is_restarted(tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        ({"Executable": "/nowhere"}, "127", "/nowhere: No such file or directory\n"),
+        ({"Executable": "/nowhere"}, "127", "/bin/bash: line 1: /nowhere: No such file or directory\n"),
         ({"Stdin": "missing"}, None, None),
         ({"Stdout": "../../stolen"}, None, None),
         ({"Environment": {"A=B": "x"}}, None, None),

@@ -1,4 +1,4 @@
-"""How the emulated site answers what is wrong: as UNICORE is documented, and as UNICORE/X really does."""
+"""How the emulated site answers what is unusual and what is wrong, as UNICORE/X was seen to do."""
 
 from __future__ import annotations
 
@@ -12,61 +12,39 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.emulators.calls import BEN, INERT, RAW, SLEEP, client, delegated, script, status, submit, unicore_site
-
-MANNERS = ["documented", "unicorex"]
+from tests.emulators.calls import BEN, INERT, RAW, client, delegated, script, status, submit, unicore_site
 
 
-@pytest.mark.parametrize(("manner", "words"), [("documented", "No such job"), ("unicorex", "")])
-async def test_what_is_not_there_is_a_404_with_or_without_words(tmp_path: Path, manner: str, words: str) -> None:
-    async with unicore_site(tmp_path, manner=manner) as site, client(site, tmp_path) as http:
+async def test_what_is_not_there_is_a_404_without_words_within_a_session(tmp_path: Path) -> None:
+    async with unicore_site(tmp_path) as site, client(site, tmp_path) as http:
         for method, path in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/actions/abort"), ("GET", "/details")):
             answer = await http.request(method, f"/jobs/none{path}", json={} if method != "GET" else None)
-            assert answer.status_code == 404
-            assert words in answer.text if words else answer.content == b""
+            assert (answer.status_code, answer.content) == (404, b"")
+            assert "X-UNICORE-SecuritySession" in answer.headers
         for path in ("/storages/none-uspace", "/storages/none/files/", "/nowhere"):
             assert (await http.get(path)).status_code == 404
 
 
-async def test_an_impossible_job_is_refused_or_fails(tmp_path: Path) -> None:
-    impossible = SLEEP | {"Resources": {"Queue": "devel", "Nodes": 2}}
+async def test_an_impossible_job_is_taken_and_fails_at_its_start(tmp_path: Path) -> None:
+    impossible = INERT | {"Resources": {"Queue": "devel", "Nodes": 2}}
     async with unicore_site(tmp_path) as site, client(site, tmp_path) as http:
-        answer = await http.post("/jobs", json=impossible)
-        assert (answer.status_code, "Nodes=2" in answer.json()["errorMessage"]) == (400, True)
-        assert site.store.jobs == {}
-    async with unicore_site(tmp_path, manner="unicorex") as site, client(site, tmp_path) as http:
-        for description in (impossible, impossible | {"haveClientStageIn": "true"}):
-            job = await submit(http, description)
-            assert "Nodes=2" in (await status(http, job, "FAILED"))["statusMessage"]
-            assert (await http.post(f"{job}/actions/start", json={})).status_code == 204
-            assert (await http.get(job)).json()["status"] == "FAILED"
+        job = await submit(http, impossible)
+        assert (await http.get(job)).json()["status"] == "READY"
+        assert (await http.post(f"{job}/actions/start", json={})).status_code == 204
+        assert "Nodes=2" in (await status(http, job, "FAILED"))["statusMessage"]
 
 
-@pytest.mark.parametrize(("manner", "expected"), [("documented", 400), ("unicorex", 500)])
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"Arguments": 1}', b'{"Executable": "\\ud800"}', b"\xff"])
-async def test_what_is_no_job_is_refused(tmp_path: Path, manner: str, expected: int, body: bytes) -> None:
-    async with unicore_site(tmp_path, manner=manner) as site, client(site, tmp_path) as http:
+async def test_what_is_no_job_is_refused(tmp_path: Path, body: bytes) -> None:
+    async with unicore_site(tmp_path) as site, client(site, tmp_path) as http:
         answer = await http.post("/jobs", content=body, headers={"Content-Type": "application/json"})
-        assert (answer.status_code, answer.json()["status"]) == (expected, expected)
+        assert (answer.status_code, answer.json()["status"]) == (500, 500)
         assert "Could not submit job" in answer.json()["errorMessage"]
         assert site.store.jobs == {}
 
 
-@pytest.mark.parametrize(("manner", "expected"), [("documented", 401), ("unicorex", 403)])
-@pytest.mark.parametrize("token", ["nonsense", "a.b.c", "eyJhbGciOiJub25lIn0.eyJpc3MiOlsxXX0."])
-async def test_a_token_that_is_none_is_refused(tmp_path: Path, manner: str, expected: int, token: str) -> None:
-    async with (
-        unicore_site(tmp_path, manner=manner) as site,
-        client(site, tmp_path, Authorization=f"Bearer {token}") as http,
-    ):
-        answer = await http.get("")
-        assert answer.status_code == expected
-        assert token not in answer.text
-
-
-@pytest.mark.parametrize("manner", MANNERS)
-async def test_pages_are_linked_forwards_and_backwards(tmp_path: Path, manner: str) -> None:
-    async with unicore_site(tmp_path, manner=manner, page_size=2) as site, client(site, tmp_path) as http:
+async def test_pages_are_linked_forwards_and_backwards_and_the_links_forget_the_tags(tmp_path: Path) -> None:
+    async with unicore_site(tmp_path, page_size=2) as site, client(site, tmp_path) as http:
         await submit(http, INERT | {"Tags": ["other"]})
         for _ in range(5):
             await submit(http, INERT | {"Tags": "mine too"})
@@ -74,26 +52,24 @@ async def test_pages_are_linked_forwards_and_backwards(tmp_path: Path, manner: s
         assert [name for name in ("next", "previous") if name in page["_links"]] == ["next"]
         found = len(page["jobs"])
         while "next" in page["_links"]:
-            before, page = page, (await http.get(page["_links"]["next"]["href"])).json()
+            page = (await http.get(page["_links"]["next"]["href"])).json()
             found += len(page["jobs"])
-            back = (await http.get(page["_links"]["previous"]["href"])).json()
-            assert back["jobs"][: len(before["jobs"])] == before["jobs"] or manner == "unicorex"
-        assert found == (5 if manner == "documented" else 6)
+            assert (await http.get(page["_links"]["previous"]["href"])).status_code == 200
+        assert found == 6
         assert len((await http.get("/storages", params={"num": 100})).json()["storages"]) == 6
         for wrong in ({"offset": -1}, {"num": "x"}):
-            assert (await http.get("/jobs", params=wrong)).status_code in (400, 404, 500)
+            assert (await http.get("/jobs", params=wrong)).status_code in (404, 500)
 
 
-async def test_an_abort_returns_at_once_or_when_the_job_has_ended(tmp_path: Path) -> None:
+async def test_an_abort_returns_before_the_job_has_ended(tmp_path: Path) -> None:
     stubborn = script("trap '' TERM; while :; do sleep 0.05; done")
-    for manner, after in (("documented", "FAILED"), ("unicorex", "RUNNING")):
-        async with unicore_site(tmp_path, manner=manner, kill_seconds=0.5) as site, client(site, tmp_path) as http:
-            job = await submit(http, stubborn)
-            await status(http, job, "RUNNING")
-            assert (await http.post(f"{job}/actions/abort", json={})).status_code == 204
-            assert (await http.get(job)).json()["status"] == after
-            ended = await status(http, job, "FAILED")
-            assert (ended["statusMessage"], ended.get("exitCode")) == ("Job aborted.", None)
+    async with unicore_site(tmp_path, kill_seconds=0.5) as site, client(site, tmp_path) as http:
+        job = await submit(http, stubborn)
+        await status(http, job, "RUNNING")
+        assert (await http.post(f"{job}/actions/abort", json={})).status_code == 204
+        assert (await http.get(job)).json()["status"] == "RUNNING"
+        ended = await status(http, job, "FAILED")
+        assert (ended["statusMessage"], ended.get("exitCode")) == ("Job aborted.", None)
 
 
 async def test_properties_are_those_asked_for(tmp_path: Path) -> None:
@@ -166,21 +142,22 @@ async def test_files_and_directories(tmp_path: Path) -> None:
         assert (listing["isDirectory"], list(listing["content"])) == (True, ["/a/b/c ü"])
         assert (listing["content"]["/a/b/c ü"]["size"], listing["content"]["/a/b/c ü"]["permissions"]) == (
             10,
-            "rw-------",
+            "rw-",
         )
         assert list((await http.get(f"{files}/")).json()["content"]) == ["/a/", "/out/"]
         assert list((await http.get(f"{files}/", params={"offset": 1, "num": 1})).json()["content"]) == []
         for leaves in ("out", "out/delegation.pem", "..%2f..%2fjob.json", "/etc/passwd"):
             assert (await http.get(f"{files}/{leaves}", headers=RAW)).status_code in (403, 404)
-        for wanted, part in (("bytes=-3", b"789"), ("bytes=8-", b"89"), ("bytes=0-0", b"0"), ("bytes=5-99", b"56789")):
+        parts = {"bytes=-3": b"789", "bytes=8-": b"89", "bytes=0-0": b"0", "bytes=5-99": b"56789", "bytes=10-": b""}
+        for wanted, part in parts.items():
             answer = await http.get(f"{files}/a/b/c ü", headers=RAW | {"Range": wanted})
             assert (answer.status_code, answer.content) == (206, part)
-        for wanted in ("bytes=10-", "bytes=5-4", "bytes=-11", "lines=1-2", "bytes=-"):
+        for wanted in ("bytes=5-4", "bytes=-11", "lines=1-2", "bytes=-"):
             assert (await http.get(f"{files}/a/b/c ü", headers=RAW | {"Range": wanted})).status_code == 416
         assert (await http.get(f"{files}/a", headers=RAW)).status_code == 406
         assert (await http.put(f"{files}/a", content=b"x")).status_code == 500
         assert (await http.put(f"{files}/a/b/c ü", json={"permissions": "r-x"})).json() == {"permissions": "OK"}
-        assert (await http.get(f"{files}/a/b/c ü")).json()["permissions"] == "r-x------"
+        assert (await http.get(f"{files}/a/b/c ü")).json()["permissions"] == "r-x"
         assert "FAILED" in (await http.put(f"{files}/a/b/c ü", json={"permissions": "777"})).json()["permissions"]
         assert (await http.put(f"{files}/none", json={"permissions": "rw-"})).status_code == 404
         assert [(await http.delete(f"{files}/a")).status_code for _ in range(2)] == [204, 404]
@@ -240,7 +217,7 @@ def test_no_path_and_no_body_brings_the_site_into_disorder(tmp_path: Path, calls
                     answer = await http.request(method, path, content=body)
                     assert answer.status_code < 600
                     if answer.status_code >= 500:
-                        assert "Cannot access the file" in answer.json()["errorMessage"]
+                        assert any(words in answer.text for words in ("Cannot access the file", "NullPointer"))
             assert (await http.get(f"/jobs/{job}")).json()["status"] == "READY"
             await http.delete(f"/jobs/{job}")
 

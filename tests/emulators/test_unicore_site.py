@@ -73,8 +73,9 @@ async def test_jobs_are_found_by_tag_page_by_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
-        ({"Authorization": "Bearer nonsense"}, 401),
-        ({"Authorization": ""}, 401),
+        ({"Authorization": "Basic bm9ib2R5OndvcmQ="}, 403),
+        ({"Authorization": "Bearer nonsense"}, 200),
+        ({"Authorization": ""}, 200),
         ({"X-UNICORE-User-Preferences": "uid:root"}, 403),
         ({"X-UNICORE-User-Preferences": "uid:ada2,group:ztrain"}, 200),
         ({"X-UNICORE-SecuritySession": "never-opened"}, 432),
@@ -85,20 +86,21 @@ async def test_who_may_not_is_refused(tmp_path: Path, headers: dict[str, str], e
         assert (await http.get("")).status_code == expected
 
 
-async def test_a_token_that_does_not_delegate_or_is_of_another_issuer_is_refused(tmp_path: Path) -> None:
+async def test_a_token_of_another_issuer_is_refused_and_one_that_does_not_delegate_is_nobodys(tmp_path: Path) -> None:
     async with unicore_site(tmp_path) as site:
-        for token in (delegated(tmp_path, etd=False), delegated(tmp_path, issuer="CN=Mallory")):
-            async with client(site, tmp_path, Authorization=token) as http:
-                answer = await http.get("")
-                assert answer.status_code == 401
-                assert answer.json()["errorMessage"]
+        async with client(site, tmp_path, Authorization=delegated(tmp_path, issuer="CN=Mallory")) as http:
+            answer = await http.get("")
+            assert (answer.status_code, answer.content) == (403, b"")
+        async with client(site, tmp_path, Authorization=delegated(tmp_path, etd=False)) as http:
+            assert (await http.get("")).json()["client"]["role"]["selected"] == "anonymous"
+            assert (await http.post("/jobs", json=INERT)).status_code == 403
 
 
 async def test_nobody_sees_the_jobs_of_others(tmp_path: Path) -> None:
     async with unicore_site(tmp_path) as site, client(site, tmp_path) as ada:
         job = (await ada.post("/jobs", json=INERT)).headers["Location"]
         async with client(site, tmp_path, Authorization=delegated(tmp_path, "CN=Ben")) as ben:
-            assert (await ben.get(job)).status_code == 404
+            assert (await ben.get(job)).status_code == 403
             assert (await ben.get("/jobs")).json()["jobs"] == []
 
 
@@ -110,7 +112,7 @@ async def test_files_are_read_in_parts_and_never_outside_the_job(tmp_path: Path)
         await http.put(f"{files}/log", content=b"0123456789")
         part = await http.get(f"{files}/log", headers=raw | {"Range": "bytes=4-6"})
         assert (part.status_code, part.content) == (206, b"456")
-        assert (await http.get(f"{files}/log", headers=raw | {"Range": "bytes=10-20"})).status_code == 416
+        assert (await http.get(f"{files}/log", headers=raw | {"Range": "bytes=10-20"})).content == b""
         assert (await http.get(f"{files}/none", headers=raw)).status_code == 404
         assert (await http.get(f"{files}/%2e%2e/job.json", headers=raw)).status_code in (403, 404)
         assert list((await http.get(files)).json()["content"]) == ["/log"]
@@ -119,10 +121,12 @@ async def test_files_are_read_in_parts_and_never_outside_the_job(tmp_path: Path)
 async def test_limits_of_a_queue_hold_and_time_runs_out(tmp_path: Path) -> None:
     async with unicore_site(tmp_path) as site, client(site, tmp_path) as http:
         for resources in ({"Queue": "none"}, {"Queue": "devel", "Nodes": 2}, {"Queue": "devel", "Runtime": "1d"}):
-            assert (await http.post("/jobs", json=SLEEP | {"Resources": resources})).status_code == 400
+            job = (await http.post("/jobs", json=SLEEP | {"Resources": resources})).headers["Location"]
+            assert (await status(http, job, "FAILED"))["statusMessage"]
         job = (await http.post("/jobs", json=SLEEP | {"Resources": {"Runtime": "1"}})).headers["Location"]
         ended = await status(http, job, "FAILED", "SUCCESSFUL")
-        assert "time limit" in ended["statusMessage"]
+        assert "no exit code file" in ended["statusMessage"]
+        assert "exitCode" not in ended
 
 
 async def test_notifications_are_signed_and_sent_once(tmp_path: Path) -> None:

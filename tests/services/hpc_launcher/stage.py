@@ -64,6 +64,7 @@ async def emulated_site(folder: Path, *, queue_seconds: float = 0.0) -> AsyncIte
         queues={"batch": Queue(max_nodes=4, gpus_per_node=4), "devel": Queue(max_nodes=1, max_runtime_seconds=7200)},
         compute_nodes=[NODE],
         queue_seconds=queue_seconds,
+        preparing_seconds=0.0,
         path=[str(Path(sys.executable).parent)],
         users=[SiteUser(dn="CN=Ada", uids=["ada1"], groups=["ztrain"]), SiteUser(dn="CN=Ben", uids=["ben1"])],
         trusted={ISSUER: str(public)},

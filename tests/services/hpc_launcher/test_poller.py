@@ -14,7 +14,7 @@ from services._runtime.view import SessionView
 from services.hpc_launcher.chronicle import Chronicle
 from services.hpc_launcher.observe import Observer, Watched
 from services.hpc_launcher.poller import Poller, interval_seconds
-from services.hpc_launcher.ports import JobReport, Owner, Queued, Site
+from services.hpc_launcher.ports import Inert, JobReport, Owner, Queued, Site
 from services.hpc_launcher.ports import Running as RunningReport
 from tests.support.catalogue import system
 from tests.support.samples import NOW, Story, stamp
@@ -56,6 +56,8 @@ class Asked:
     def __init__(self) -> None:
         self.reports: list[str] = []
         self.says: JobReport = Queued()
+        self.files: dict[str, int] = {}
+        self.started: list[str] = []
         self.asked = asyncio.Event()
 
     async def report(self, job: str, owner: Owner) -> JobReport:
@@ -64,7 +66,10 @@ class Asked:
         return self.says
 
     async def sizes(self, job: str, owner: Owner) -> Mapping[str, int]:
-        return {}
+        return self.files
+
+    async def start(self, job: str, owner: Owner) -> None:
+        self.started.append(job)
 
 
 class Setting:
@@ -172,6 +177,22 @@ async def test_only_changes_are_recorded() -> None:
     statuses = [(event.job_status, event.words) for event in setting.recorded if isinstance(event, JobStatusChanged)]
     assert [words for _, words in statuses] == ["waiting: Priority", ""]
     assert isinstance(statuses[-1][0], Running)
+
+
+@pytest.mark.parametrize(("left", "started"), [({}, 1), ({"stdout": 0}, 1), ({"farlab-progress.jsonl": 9}, 0)])
+async def test_a_start_the_site_forgot_is_made_again_unless_the_job_ran(left: dict[str, int], started: int) -> None:
+    setting = Setting()
+    setting.begin(STORY)
+    setting.poller.activate(True)
+    setting.site.files = left
+    for says in (Inert(), Inert(), Queued(), Inert(), Inert()):
+        setting.site.says = says
+        await setting.poller.poll(STORY.session)
+    assert setting.site.started == []
+    for _ in range(3):
+        setting.site.says = Inert()
+        await setting.poller.poll(STORY.session)
+    assert setting.site.started == [f"job-{STORY.session}"] * started
 
 
 async def test_sessions_of_other_systems_are_not_ours() -> None:

@@ -123,8 +123,6 @@ async def test_trouble_at_creation_is_told_in_the_sites_words_and_passes(
 
 async def test_a_job_the_site_never_takes_is_refused_for_good(tmp_path: Path) -> None:
     async with port(tmp_path) as (site, emulated):
-        with pytest.raises(PermanentError, match="No such queue: nosuch"):
-            await site.create(described(partition="nosuch"), ADA)
         wanted = described()
         emulated.faults.planned.append(Fault(kind="error500", method="POST", path=JOBS, times=100))
         for _ in range(unicore.REFUSALS_BELIEVED - 1):

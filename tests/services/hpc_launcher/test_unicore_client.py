@@ -120,12 +120,26 @@ async def test_what_can_never_work_is_permanent_with_reason_and_remedy(status: i
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize(("message", "certain"), [("No such job", True), (None, False)])
-async def test_a_404_is_certain_only_from_unicore_itself(message: str | None, certain: bool) -> None:
-    async with site(always(404, message)) as (made, _):
+@pytest.mark.parametrize(
+    ("message", "headers", "certain"),
+    [("No such job", {}, True), (None, {}, False), (None, {"X_UNICORE_SecuritySession": "some"}, True)],
+)
+async def test_a_404_is_certain_only_from_unicore_itself(
+    message: str | None, headers: dict[str, str], certain: bool
+) -> None:
+    async with site(always(404, message, **headers)) as (made, _):
         with pytest.raises(NotFoundError) as caught:
             await get(made)
     assert caught.value.certain == certain
+
+
+async def test_a_site_that_has_begun_to_start_is_no_refusal() -> None:
+    async with site(always(403, "Could not submit job: There are no accessible targetsystem factories for: x")) as (
+        made,
+        _,
+    ):
+        with pytest.raises(SiteFaultError, match="factories"):
+            await get(made)
 
 
 async def test_a_refused_token_is_made_anew_once() -> None:
