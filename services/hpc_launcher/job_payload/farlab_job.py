@@ -28,6 +28,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TRIES = 4
+DIRECTORY_SECONDS = 2.0
+DIRECTORY_MISSES = 2
 LOOK_SECONDS = 0.1
 GIVEN_UP = 75
 SERVER_UMASK = 0o027
@@ -123,6 +125,17 @@ def answers(plan: Plan, address: str, port: int) -> bool:
         return False
 
 
+def directory_is_there() -> bool:
+    """Whether the job still has its directory; an error is no proof that it has not."""
+    try:
+        HERE.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 class Server:
     """The user's server as a child process that gets our signals."""
 
@@ -157,9 +170,22 @@ class Server:
         return False
 
     def exit_code(self) -> int:
-        """Waits for the end; as a shell counts it, where a signal is 128 and its number."""
-        code = self.process.wait()
-        return code if code >= 0 else 128 - code
+        """Waits for the end; as a shell counts it, where a signal is 128 and its number.
+
+        Brings the end about when the job's directory was removed: UNICORE's embedded TSI forgets an aborted job
+        without ending its processes.
+        """
+        missing = 0
+        while True:
+            try:
+                code = self.process.wait(DIRECTORY_SECONDS)
+                return code if code >= 0 else 128 - code
+            except subprocess.TimeoutExpired:
+                missing = 0 if directory_is_there() else missing + 1
+            if missing == DIRECTORY_MISSES:
+                self.process.terminate()
+            elif missing > 2 * DIRECTORY_MISSES:
+                self.process.kill()
 
 
 def run(plan: Plan, address: str) -> int:

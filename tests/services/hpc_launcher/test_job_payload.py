@@ -216,3 +216,12 @@ def test_the_payload_needs_nothing_but_an_old_python() -> None:
         }
         assert imported - set(sys.stdlib_module_names) <= {"tornado", "jupyter_server"}
         assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
+
+
+async def test_a_job_whose_directory_was_removed_ends_its_server(tmp_path: Path) -> None:
+    job = staged(tmp_path)
+    async with running(job) as process:
+        await endpoint(job)
+        shutil.rmtree(job)
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0, "the server was asked, not killed"
