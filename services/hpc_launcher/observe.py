@@ -117,14 +117,19 @@ class Observer:
             await self._expire(state)
 
     async def _start_again(self, state: WithStatus, watched: Watched, owner: ports.Owner) -> None:
-        """Starts a job whose start the site forgot, unless the job left a trace: then it ran, and may run still."""
+        """Starts a job whose start the site forgot; one that left a trace ran already and is lost to the site.
+
+        If it still runs it ends itself once its directory is removed.
+        """
         watched.inert += 1
         if watched.inert < INERT_BELIEVED or not isinstance(state, Submitted):
             return
         watched.inert = 0
         try:
             files = await self._site.sizes(state.job, owner)
-            if not {script.PROGRESS_FILE, script.ENDPOINT_FILE} & set(files):
+            if {script.PROGRESS_FILE, script.ENDPOINT_FILE} & set(files):
+                await self._lose(state, f"{self._system.title} forgot that the job had begun.")
+            else:
                 await self._site.start(state.job, owner)
         except (TransientError, PermanentError) as error:
             _log.info("not started again yet", session=state.request.session, reason=error.reason)

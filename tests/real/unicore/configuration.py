@@ -95,7 +95,7 @@ def _properties(folder: Path, port: int) -> dict[str, str]:
         "XNJS.filespace": f"{folder}/jobs",
         "XNJS.idbfile": f"{folder}/idb.json",
         "XNJS.localtsi.shell": f"{folder}/shell.sh",
-        "XNJS.localtsi.workerThreads": "16",
+        "XNJS.localtsi.workerThreads": "64",
     }
 
 

@@ -38,7 +38,7 @@ SUBJECTS = Subjects()
 ISSUER = "CN=Farlab launcher"
 NODE = "127.30.0.21"
 CANARY = "canary-" + secrets.token_hex(8)
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def keys(folder: Path) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from schemas.lifecycle import SessionState, WithStatus, fold
-from schemas.session import JobStatusChanged, Running, SessionEvent
+from schemas.session import JobStatusChanged, Running, SessionEnded, SessionEvent
 from services._runtime.log import Recorded
 from services._runtime.view import SessionView
 from services.hpc_launcher.chronicle import Chronicle
@@ -193,6 +193,7 @@ async def test_a_start_the_site_forgot_is_made_again_unless_the_job_ran(left: di
         setting.site.says = Inert()
         await setting.poller.poll(STORY.session)
     assert setting.site.started == [f"job-{STORY.session}"] * started
+    assert [event.outcome for event in setting.recorded if isinstance(event, SessionEnded)] == ["lost"] * (1 - started)
 
 
 async def test_sessions_of_other_systems_are_not_ours() -> None:
