@@ -53,7 +53,12 @@ def secret_in(file: Path) -> bytes:
 
 def secrets_of(farlab: RunningFarlab) -> dict[str, bytes]:
     """Every secret the installation has, by where it was found: files of keys and tokens, and what its servers hold."""
-    files = [*farlab.state.glob("*.token"), *farlab.state.glob("nkeys/*.nk"), *farlab.state.glob("keys/*")]
+    files = [
+        *farlab.state.glob("*.token"),
+        *farlab.state.glob("*.secret"),
+        *farlab.state.glob("nkeys/*.nk"),
+        *farlab.state.glob("keys/*"),
+    ]
     found = {str(file.relative_to(farlab.state)): secret_in(file) for file in files if "pub" not in file.name}
     for process in processes():
         environment = variables(process)
@@ -106,5 +111,6 @@ def check_places(farlab: RunningFarlab, secrets: dict[str, bytes]) -> None:
             where = farlab.state / file
             assert where.stat().st_mode & 0o077 == 0, f"{name} in {file}, which others may read"
             own_file = file == name or (name.startswith("CONFIGPROXY") and file == "proxy.token")
+            own_file = own_file or (name, file) == ("client.secret", "identity_provider/identity_provider.toml")
             staged = name.startswith("J") and file.startswith("sites/demo-hpc/site/")
             assert own_file or staged, f"{name} in {file}"
