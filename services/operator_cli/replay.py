@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +14,16 @@ import msgspec
 
 from schemas.base import event_name, message_type
 from services._runtime.configuration import ConfigurationError
+from services._runtime.connection import Broker
+from services._runtime.log import Recorded
+from services._runtime.settings import Configuration
 from services.accounts import decide as accounts
 from services.hpc_launcher import decide as hpc_launcher
 from services.operator_cli import bundle
-from services.operator_cli.histories import Histories
+from services.operator_cli.histories import Histories, LogHistories
 from services.operator_cli.output import console, print_json, print_table
-from services.operator_cli.story.history import History, Moment, find, first_event, moments, state_name
+from services.operator_cli.story.history import History, Moment, find, first_event, moments, state_name, state_of
+from services.operator_cli.story.rebuild import Deviation, access_deviations, access_records, quota_deviations
 from services.operator_cli.story.redecide import Decider, Difference, decider_of, differences
 from services.tunneler import decide as tunneler
 
@@ -108,6 +113,43 @@ def _print_differences(sessions: int, parted: dict[Any, list[Difference]]) -> No
             for each in several
         ],
     )
+
+
+async def rebuild(broker: Broker, configuration: Configuration, since: datetime | None, *, as_json: bool) -> int:
+    """`farlab replay --all`: every read model made anew from the log. 1 when a live one differs.
+
+    `since` leaves sessions alone that had no event from then on; access and quotas need the whole log and get it.
+    """
+    begun, subjects = time.perf_counter(), configuration.subjects
+    histories = await LogHistories(broker.log, subjects).all()
+    recent = [each for each in histories if since is None or each[-1].message.at >= since]
+    states = {first_event(history).session: state_of(history) for history in histories}
+    changes: list[Recorded] = []
+    for stream, family in (("ACCESS", "access"), ("QUOTAS", "quota")):
+        following = await broker.log.follow(stream, [subjects.family(family)], changes.append)  # type: ignore[arg-type]
+        await following.close()
+    live = {key: entry[0] for key in await broker.access.keys() if (entry := await broker.access.get(key)) is not None}
+    found = access_deviations(access_records(changes), live) + quota_deviations(changes, states)
+    ignored = [
+        Deviation(
+            model="sessions", what=moment.event.session, live=event_name(moment.event), rebuilt="ignored: illegal"
+        )
+        for history in recent
+        for moment in moments(history)
+        if not moment.legal
+    ]
+    events = sum(len(history) for history in histories) + len(changes)
+    seconds = time.perf_counter() - begun
+    if as_json:
+        print_json({"sessions": len(recent), "events": events, "deviations": found, "ignored": ignored})
+    else:
+        console.print(f"{events} events read in {seconds:.1f} s, {len(recent)} sessions folded", markup=False)
+        verdict = f"{len(found)} deviations" if found else "the live read models are what the log makes of them"
+        console.print(verdict, markup=False, highlight=False)
+        if found or ignored:
+            rows = [(each.model, each.what, each.live, each.rebuilt) for each in [*found, *ignored]]
+            print_table("what differs", ("model", "what", "live", "by the log"), rows)
+    return 1 if found else 0
 
 
 async def export(source: Histories, wanted: Sequence[str], out: Path, made_by: str) -> int:

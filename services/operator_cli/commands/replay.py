@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from services._runtime.service import utc_now
+from services.operator_cli import read
 from services.operator_cli import replay as replaying
 from services.operator_cli.bundle import SUFFIX
 from services.operator_cli.commands.context import (
@@ -16,9 +18,10 @@ from services.operator_cli.commands.context import (
     ConfigOption,
     JsonOption,
     run,
+    with_broker,
     with_histories,
 )
-from services.operator_cli.output import fail
+from services.operator_cli.output import checked, fail
 
 app = typer.Typer()
 
@@ -34,9 +37,17 @@ def replay(
     decide: Annotated[
         bool, typer.Option("--decide", help="ask today's deciders what they would do; without SESSION, for all")
     ] = False,
+    whole: Annotated[
+        bool, typer.Option("--all", help="make every read model anew from the whole log, and compare the live ones")
+    ] = False,
+    since: Annotated[str, typer.Option(help="with --all: look at sessions from then on: 10m, 2h, or a time")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Step through a session's events, or hold today's deciders against them."""
+    """Step through a session's events, hold today's deciders against them, or make read models anew."""
+    if whole:
+        moment = checked(lambda: read.since(since, utc_now()))
+        with_broker(config, lambda broker, here: replaying.rebuild(broker, here, moment, as_json=as_json))
+        return
     if decide:
         with_histories(config, bundle, lambda source: replaying.decide_again(source, session, as_json=as_json))
         return
