@@ -42,7 +42,10 @@ check: setup  ## start everything, use it as a user would, stop it, look for wha
 simulate: setup  ## simulated crashes for SECONDS=60, or one SEED=n (FAULTS=0,3), or MUTATIONS=all
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(FAULTS),--faults $(FAULTS)),$(if $(MUTATIONS),--mutations $(filter-out all,$(MUTATIONS)),--seconds $(or $(SECONDS),60)))
 
+test-kill: setup  ## KILLS=200 of a running installation's parts under load, and the verdict
+	@$(PY) -m tests.kill --kills $(or $(KILLS),200) --servers $(or $(SERVERS),50) $(if $(SEED),--seed $(SEED))
+
 bench: setup  ## the benchmarks, a line of JSON each
 	@$(PY) -m benchmarks.start_chain --json
 
-.PHONY: help setup lock up lint test test-real check simulate bench
+.PHONY: help setup lock up lint test test-real check simulate test-kill bench
