@@ -20,6 +20,9 @@ from services.operator_cli.leftovers import reserved
 from services.operator_cli.sessions import read_sessions
 from tests.kill.installation import Installation
 
+NODE_LOST = "The compute node was lost while the site was down."
+"""What the emulated site says of jobs that ran when it was killed: its death takes its nodes with it."""
+
 
 @dataclass
 class Verdict:
@@ -87,7 +90,7 @@ async def look(farlab: Installation, wanted_outcomes: frozenset[str]) -> Verdict
                 verdict.stuck.append(f"{who} rests in {type(state).__name__}")
                 continue
             verdict.outcomes[state.end.outcome] += 1
-            if state.end.outcome not in wanted_outcomes:
+            if state.end.outcome not in wanted_outcomes and NODE_LOST not in state.end.reason:
                 verdict.lost.append(f"{who}: {state.end.outcome}: {state.end.reason[:150]}")
         verdict.leaked += [f"secret {key}" for key in await broker.vault.keys()]
         quotas = await broker.log.history("QUOTAS", configuration.subjects.family("quota"))
