@@ -23,7 +23,10 @@ FROZEN = 0.15
 """The part of all blows that freeze instead of kill."""
 COSTS = {"hub": 4.0, "nats": 3.0}
 """What needs the longest to come back, or what everything needs, is killed less often than the rest."""
-PACE_SECONDS = 1.0
+MOST_DOWN = 2
+"""More parts than this are not down at once, so that users get somewhere in between."""
+LOOK_SECONDS = 0.05
+PACE_SECONDS = 0.5
 """The mean time between two blows."""
 SETTLE_SECONDS = 240.0
 STOPPED_BY_USERS = frozenset({"stopped"})
@@ -54,6 +57,9 @@ async def chaos(
 
     while (done["kills"] < kills or users.visits < len(users.servers)) and time.monotonic() < until:
         well = farlab.well()
+        if len(well) < len(WORDS) - MOST_DOWN:
+            await asyncio.sleep(LOOK_SECONDS)
+            continue
         random_.shuffle(well)
         if well and random_.random() < FROZEN:
             if (pid := farlab.freeze(well[0])) is not None:

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import aiohttp
+from services.operator_cli.sessions import read_sessions
 
 from schemas.lifecycle import Ended
 from schemas.session import JobSubmitted, SessionEnded, StartRequested
@@ -17,7 +18,6 @@ from services._runtime.errors import TransientError
 from services._runtime.settings import load
 from services._runtime.view import placed
 from services.operator_cli.leftovers import reserved
-from services.operator_cli.sessions import read_sessions
 from tests.kill.installation import Installation
 
 NODE_LOST = "The compute node was lost while the site was down."
