@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import aiohttp
-from services.operator_cli.sessions import read_sessions
 
 from schemas.lifecycle import Ended
 from schemas.session import JobSubmitted, SessionEnded, StartRequested
@@ -17,6 +16,7 @@ from services._runtime.connection import connect
 from services._runtime.errors import TransientError
 from services._runtime.settings import load
 from services._runtime.view import placed
+from services.operator_cli.histories import LogHistories
 from services.operator_cli.leftovers import reserved
 from tests.kill.installation import Installation
 
@@ -74,7 +74,7 @@ async def look(farlab: Installation, wanted_outcomes: frozenset[str]) -> Verdict
     verdict = Verdict()
     broker = await connect(configuration, "operator-cli")
     try:
-        for history in await read_sessions(broker.log, configuration.subjects):
+        for history in await LogHistories(broker.log, configuration.subjects).all():
             first = history[0].message
             if not isinstance(first, StartRequested):
                 verdict.lost.append(f"a session begins with {type(first).__name__}")
