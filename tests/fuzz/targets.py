@@ -48,7 +48,7 @@ def message(data: bytes) -> None:
     except UndecodableError:
         return
     assert decode(encode(read)) == read
-    assert all(value.isprintable() for value in cloudevents_headers(read).values() if value)
+    assert all(value.isprintable() and value.isascii() for value in cloudevents_headers(read).values())
 
 
 def subject(data: bytes) -> None:
