@@ -123,7 +123,8 @@ class SessionConsumer(Generic[Command]):
     async def _run(self, here: Placed, trigger: AnySessionEvent | None, first: Steps[Command]) -> None:
         """Carries steps out in order; what is appended is decided on at once, without a round through the broker.
 
-        A decision holds for the state it was made on alone: where the session moved on, it is decided anew. A fact that the state refuses is shown to the decider all the same: what it tells of exists and is not wanted.
+        A decision holds for the state it was made on alone: where the session moved on, it is decided anew. A fact that
+        the state refuses is shown to the decider all the same: what it tells of exists and is not wanted.
         """
         steps = deque(first)
         for _ in range(MOST_STEPS):
