@@ -151,7 +151,7 @@ class User:
                         if said != self._session:
                             self._blows.crossed.append(f"{self._session} came out at {said}")
                         self.answered_at = time.monotonic()
-                        await asyncio.sleep(0.25)
+                        await asyncio.sleep(1.0)
                         if self._where() != (host, port):
                             break
             except (aiohttp.ClientError, OSError, TimeoutError, TypeError):
