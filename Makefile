@@ -42,7 +42,19 @@ check: setup  ## start everything, use it as a user would, stop it, look for wha
 simulate: setup  ## simulated crashes for SECONDS=60, or one SEED=n (FAULTS=0,3), or MUTATIONS=all
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(FAULTS),--faults $(FAULTS)),$(if $(MUTATIONS),--mutations $(filter-out all,$(MUTATIONS)),--seconds $(or $(SECONDS),60)))
 
+test-kill: setup  ## KILLS=200 of a running installation's parts under load, and the verdict
+	@$(PY) -m tests.kill --kills $(or $(KILLS),200) --servers $(or $(SERVERS),50) $(if $(SEED),--seed $(SEED))
+
+test-tunnels: setup  ## TUNNELS=300 with live websockets, and what leads to them is killed
+	@$(PY) -m tests.kill.tunnels --tunnels $(or $(TUNNELS),300)
+
+soak: setup  ## SESSIONS=5000 over their lives, and what grows meanwhile
+	@$(PY) -m tests.soak --sessions $(or $(SESSIONS),5000)
+
+fuzz: setup  ## SECONDS=30 of coverage-guided fuzzing for each input from outside
+	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),30)
+
 bench: setup  ## the benchmarks, a line of JSON each
 	@$(PY) -m benchmarks.start_chain --json
 
-.PHONY: help setup lock up lint test test-real check simulate bench
+.PHONY: help setup lock up lint test test-real check simulate test-kill test-tunnels soak fuzz bench

@@ -6,6 +6,7 @@ message decodes without its headers. Headers follow the CloudEvents 1.0 NATS bin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Union, get_args
@@ -147,6 +148,9 @@ def _type_of(message: type[Message]) -> str:
     return message_type(message)
 
 
+_PLAIN, _UNFIT = re.compile(r"[!-~]*"), re.compile(r"[^!-~]")
+
+
 @lru_cache(maxsize=4096)
 def trace_id(session: SessionId) -> str:
     """The W3C trace id of a session: its ULID is 128 bits, and so is a trace id."""
@@ -157,7 +161,10 @@ def trace_id(session: SessionId) -> str:
 
 
 def cloudevents_headers(message: Message) -> dict[str, str]:
-    """The CloudEvents attributes of a message as NATS headers (`ce-` prefix, binary mode)."""
+    """The CloudEvents attributes of a message as NATS headers (`ce-` prefix, binary mode).
+
+    A cause is the id of somebody else's message: no value may end its line and begin a header of its own.
+    """
     headers = {
         "ce-specversion": "1.0",
         "ce-id": message.id,
@@ -173,4 +180,4 @@ def cloudevents_headers(message: Message) -> dict[str, str]:
         headers["traceparent"] = f"00-{trace_id(message.session)}-{message.id[:16]}-01"
     if message.cause is not None:
         headers["ce-causationid"] = message.cause
-    return headers
+    return {name: value if _PLAIN.fullmatch(value) else _UNFIT.sub("?", value) for name, value in headers.items()}

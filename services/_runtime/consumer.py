@@ -123,7 +123,8 @@ class SessionConsumer(Generic[Command]):
     async def _run(self, here: Placed, trigger: AnySessionEvent | None, first: Steps[Command]) -> None:
         """Carries steps out in order; what is appended is decided on at once, without a round through the broker.
 
-        A fact that the state refuses is shown to the decider all the same: what it tells of exists and is not wanted.
+        A decision holds for the state it was made on alone: where the session moved on, it is decided anew. A fact that
+        the state refuses is shown to the decider all the same: what it tells of exists and is not wanted.
         """
         steps = deque(first)
         for _ in range(MOST_STEPS):
@@ -131,7 +132,7 @@ class SessionConsumer(Generic[Command]):
                 return
             step = steps.popleft()
             if isinstance(step, Emit):
-                here, appended = await self._append(here, step.event, trigger)
+                here, appended = await self._append(here, step.event, trigger, decided=True)
                 steps = deque(self._decide(here.state, as_session_event(step.event) if appended else trigger))
                 continue
             try:
@@ -145,8 +146,13 @@ class SessionConsumer(Generic[Command]):
                 steps.extend(self._decide(here.state, as_session_event(fact)))
         raise RuntimeError(f"{MOST_STEPS} steps for one message and no end: the decider does not settle")
 
-    async def _append(self, here: Placed, event: SessionEvent, cause: SessionEvent | None) -> tuple[Placed, bool]:
-        """Where the session is afterwards, and whether the event is in it: a state may refuse it, reloaded or not."""
+    async def _append(
+        self, here: Placed, event: SessionEvent, cause: SessionEvent | None, *, decided: bool = False
+    ) -> tuple[Placed, bool]:
+        """Where the session is afterwards, and whether the event is in it: a state may refuse it, reloaded or not.
+
+        What was `decided` on a state that is not the last any more is not appended; a fact is, where it is legal.
+        """
         scope = self._subjects.session(event.session)
         cause_id = cause.id if cause is not None and cause.id else None
         while True:
@@ -164,6 +170,8 @@ class SessionConsumer(Generic[Command]):
                 for recorded in conflict.history:
                     self._view.learn(recorded)
                 here = placed(conflict.history)
+                if decided:
+                    return here, False
                 continue
             EVENTS_APPENDED.labels(type(event).__name__).inc()
             if (self._view.get(event.session) or NOTHING).sequence == here.sequence:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import nats.errors
+import nats.js.errors
 import structlog
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
@@ -29,6 +30,8 @@ RETRY_SECONDS = 0.1
 CATCH_UP_SECONDS = 120.0
 
 Take = Callable[[int, bytes], None]
+WentBack = Callable[[str], None]
+"""Told, in words, that what was read from the log is not in it any more."""
 
 
 class Follower:
@@ -41,6 +44,7 @@ class Follower:
         filters: Sequence[str],
         take: Take,
         closed: Callable[[Follower], None],
+        went_back: WentBack,
     ) -> None:
         self._js = js
         self._client: Any = js._nc
@@ -48,7 +52,9 @@ class Follower:
         self._filters = list(filters)
         self._take = take
         self._closed = closed
+        self._went_back = went_back
         self._last_stream_sequence = 0
+        self._last_body = b""
         self._last_consumer_sequence = 0
         self._name = ""
         self._subscription: Any = None
@@ -91,11 +97,32 @@ class Follower:
             self._broken.clear()
             try:
                 await self._forget()
+                await self._compare()
                 await self._create()
             except (nats.errors.Error, TimeoutError, ConnectionError) as error:
                 _log.info("following again soon", stream=self._stream, reason=repr(error))
                 await asyncio.sleep(RETRY_SECONDS)
                 self._broken.set()
+
+    async def _compare(self) -> None:
+        """Looks whether the last message seen is still in the log; it may be older than what is kept.
+
+        A broker whose disk was copied back gives new messages the numbers of those that are lost: whoever goes on
+        after the last one seen would wait, deaf, until their number is passed.
+        """
+        seen = self._last_stream_sequence
+        if not seen:
+            return
+        state = (await self._js.stream_info(self._stream)).state
+        if state.last_seq < seen:
+            self._went_back(f"{self._stream} ends at message {state.last_seq}, and {seen} was read from it")
+        elif state.first_seq <= seen:
+            try:
+                now = (await self._js.get_msg(self._stream, seen, direct=True)).data
+            except nats.js.errors.NotFoundError:
+                return
+            if now != self._last_body:
+                self._went_back(f"{self._stream} holds another message {seen} than was read from it")
 
     async def _create(self) -> None:
         inbox = self._client.new_inbox()
@@ -146,7 +173,7 @@ class Follower:
             self._broken.set()
             return
         self._last_consumer_sequence += 1
-        self._last_stream_sequence = metadata.sequence.stream
+        self._last_stream_sequence, self._last_body = metadata.sequence.stream, message.data
         self._take(metadata.sequence.stream, message.data)
         if not metadata.num_pending:
             self._caught_up.set()

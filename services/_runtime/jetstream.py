@@ -37,7 +37,7 @@ from services._runtime.log import (
     Unreadable,
 )
 from services._runtime.tasks import heeding_cancel
-from services._runtime.telemetry import UNREADABLE
+from services._runtime.telemetry import UNREADABLE, WENT_BACK
 from services._runtime.topology import bucket_name, stream_name
 
 _log = structlog.get_logger("farlab.jetstream")
@@ -58,6 +58,17 @@ class JetStreamLog:
         self.js: JetStreamContext = client.jetstream()
         self.subjects = subjects
         self._followers: list[Follower] = []
+        self._past_changed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def past_changed(self) -> str:
+        """See `log.Log.past_changed`."""
+        return await asyncio.shield(self._past_changed)
+
+    def _went_back(self, how: str) -> None:
+        if not self._past_changed.done():
+            WENT_BACK.inc()
+            _log.error("the event log went back to an older state", how=how)
+            self._past_changed.set_result(how)
 
     def reconnected(self) -> None:
         """To be called when the connection is back: followers pick up at once instead of by their heartbeat."""
@@ -111,7 +122,8 @@ class JetStreamLog:
             for recorded in readable(sequence, body):
                 observe(recorded)
 
-        follower = Follower(self.js, stream_name(self.subjects, stream), filters, take, self._followers.remove)
+        name = stream_name(self.subjects, stream)
+        follower = Follower(self.js, name, filters, take, self._followers.remove, self._went_back)
         self._followers.append(follower)
         await follower.begin()
         return follower

@@ -106,6 +106,12 @@ class Log(Protocol):
     async def dead_letter(self, subject: str, body: bytes, reasons: dict[str, str]) -> None:
         """Puts a message that a service gave up on into DEAD_LETTERS, whole, with the reasons as headers."""
 
+    async def past_changed(self) -> str:
+        """Returns, in words, when what was read from the log is not in it any more, as after a disk was copied back.
+
+        Whatever is in memory is then wrong; only a new start reads the log as it is now.
+        """
+
 
 class KeyTakenError(Exception):
     """The key exists, or has another revision than expected."""

@@ -109,6 +109,11 @@ class MemoryLog:
         """See `log.Log.dead_letter`."""
         self.dead.append(Stored(len(self.dead) + 1, subject, body, reasons))
 
+    async def past_changed(self) -> str:
+        """See `log.Log.past_changed`: never here."""
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return await never
+
     def redeliver(self, service: str, stream: Stream = "SESSIONS") -> None:
         """Delivers again everything the service has not acknowledged, as the broker does after the wait."""
         self._consumers[service, stream].redeliver()

@@ -22,6 +22,7 @@ from services._runtime.errors import TransientError
 from services._runtime.http import HttpServer
 from services._runtime.identity import Stamp
 from services._runtime.settings import Configuration, load
+from services._runtime.tasks import end
 from services._runtime.telemetry import configure_logs
 from services._runtime.vault import KeyFileError, Vault, read_secret_file
 
@@ -144,8 +145,22 @@ async def _serve(
             temporary.write_text(str(server.port))
             temporary.replace(options.port_file)
         _log.info("ready", port=server.port)
-        await stopping.wait()
+        await _until_told(stopping, broker)
         _log.info("stopping")
+
+
+async def _until_told(stopping: asyncio.Event, broker: Broker) -> None:
+    """Returns when the service shall stop. Raises TransientError when what it holds in memory is wrong."""
+    stop, back = asyncio.create_task(stopping.wait()), asyncio.create_task(broker.log.past_changed())
+    try:
+        await asyncio.wait([stop, back], return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.is_set():
+            raise TransientError(
+                f"the event log went back to an older state: {back.result()}. What came after it is lost; this service "
+                "ends, to be started again on what there is. Was a disk or a backup restored?"
+            )
+    finally:
+        await end([stop, back])
 
 
 async def _within(close: Callable[[], Awaitable[None]], seconds: float) -> None:

@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 EVENTS_APPENDED = Counter("farlab_events_appended_total", "Events this process appended to the log", ["event"])
 EVENTS_REFUSED = Counter("farlab_events_refused_total", "Events the state of their session refused", ["event"])
 UNREADABLE = Counter("farlab_unreadable_messages_total", "Messages of the log this build cannot read", ["reason"])
+WENT_BACK = Counter("farlab_log_went_back_total", "Times the event log was found older than what was read from it")
 HANDLED = Counter("farlab_messages_handled_total", "Messages answered, by how", ["event", "outcome"])
 HANDLING_SECONDS = Histogram(
     "farlab_message_handling_seconds",

@@ -78,8 +78,10 @@ class Poller:
         if placed is None or not isinstance(placed.state, WithStatus):
             return
         watched = self._watched.setdefault(session, Watched(changed_at=self._clock()))
-        watched.hinted = session in self._in_hand
-        self._schedule(session, self._clock())
+        if session in self._in_hand:
+            watched.hinted = True
+        else:
+            self._schedule(session, self._clock())
 
     async def run(self) -> None:
         """Polls for ever what is due. Ends by cancel."""
@@ -130,7 +132,10 @@ class Poller:
         while self._due and self._due[0][0] <= now and len(self._in_hand) < self._system.site.concurrent_requests:
             at, session = heapq.heappop(self._due)
             watched = self._watched.get(session)
-            if watched is None or watched.due_at != at or session in self._in_hand:
+            if watched is None or watched.due_at != at:
+                continue
+            if session in self._in_hand:
+                watched.hinted = True  # due again before the last look is quite over: what is due must not get lost
                 continue
             task = asyncio.create_task(self.poll(session))
             self._in_hand[session] = task
@@ -138,6 +143,10 @@ class Poller:
 
     def _done(self, session: SessionId, _task: asyncio.Task[None]) -> None:
         self._in_hand.pop(session, None)
+        watched = self._watched.get(session)
+        if watched is not None and watched.hinted:
+            watched.hinted = False
+            self._schedule(session, self._clock())
         self._wake.set()
 
     async def _until_next(self) -> None:

@@ -7,6 +7,7 @@ loop. Until the event log answers, whoever asks for it waits: an unreachable log
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,8 @@ from services.hub_bridge.sign_ins import SignIns
 
 ATTACHED_AS = "farlab_bridge"
 RETRY_SECONDS = 1.0
+WENT_BACK_CODE = 70
+"""The hub's exit code when the event log is older than what it read from it."""
 
 _log = structlog.get_logger("farlab.hub_bridge")
 
@@ -86,6 +89,12 @@ Connect = Callable[[Configuration, str], Awaitable[Broker]]
 OpenVault = Callable[[Bucket, Path, str], Vault]
 
 
+def end_process(how: str) -> None:
+    """Ends the hub at once, as a kill would, which disturbs nobody who is in: its memory of sessions is wrong."""
+    _log.error("the event log went back to an older state; the hub ends, to be started again on it", how=how)
+    os._exit(WENT_BACK_CODE)
+
+
 class Bridge:
     """One hub's side of the event log."""
 
@@ -95,6 +104,7 @@ class Bridge:
         connect: Connect = connection.connect,
         open_vault: OpenVault = Vault,
         now: Callable[[], datetime] = utc_now,
+        end_process: Callable[[str], None] = end_process,
     ) -> None:
         self.configuration = configuration
         self.settings = configuration.section("hub_bridge", HubBridgeSettings)
@@ -102,6 +112,7 @@ class Bridge:
         self.now = now
         self._connect = connect
         self._open_vault = open_vault
+        self._end_process = end_process
         self._stamp: Stamp = stamp_of(configuration, SERVICE, now)
         self._spawners: dict[SessionId, Attached] = {}
         self._disowned: set[SessionId] = set()
@@ -213,7 +224,7 @@ class Bridge:
             sessions.watch(self._watch)
             self._open.set()
             await _until_it_works(self.sweep)
-            await asyncio.get_running_loop().create_future()
+            self._end_process(await broker.log.past_changed())
         finally:
             self._parts = None
             self._open.clear()

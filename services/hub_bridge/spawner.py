@@ -35,6 +35,8 @@ LONGEST_START_SECONDS = 366 * 86_400
 """JupyterHub must not end a start that queues: its deadline is in `start-requested`."""
 AFTER_DEADLINE_SECONDS = 60.0
 """How long after the deadline the launcher may take to end the session before JupyterHub asks for its stop."""
+INTERRUPTED_SECONDS = 3.0
+"""How long JupyterHub itself may take to stop a start that it interrupted."""
 HALF_STARTED = "farlab_half_started"
 
 
@@ -76,6 +78,7 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         self._reached = False
         self._certificates: Certificates | None = None
         self._requesting: asyncio.Task[None] | None = None
+        self._starts = 0
         self.half_started_token: int | None = None
         super().__init__(**traits)
 
@@ -154,6 +157,7 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         Returns where the hub reaches it. Raises StartError with what the log says.
         """
         bridge = self.bridge
+        self._starts += 1
         try:
             await bridge.opened(bridge.settings.broker_seconds)
             session = await self._live_session() or await self._new_session()
@@ -163,10 +167,26 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
             raise LogAwayError from None
         except TimeoutError:
             raise TooLateError from None
+        except asyncio.CancelledError:
+            bridge.begin(self._stop_interrupted(self._starts))
+            raise
         self._reached = True
         if self._kept_token:
             self.api_token = ""  # see records.keep_token: JupyterHub shall not re-use it in its own way
         return tunnel.host, tunnel.port
+
+    async def _stop_interrupted(self, start: int) -> None:
+        """Ends the session of a start that its user interrupted, unless it was started again.
+
+        JupyterHub interrupts a start and stops it a second later; a hub too busy to have seen the start end by then
+        answers with an error instead and takes the server for stopped at the next try. A hub that ends cancels its
+        starts too: it is gone before this goes on, and its sessions live.
+        """
+        await asyncio.sleep(INTERRUPTED_SECONDS)
+        await self.bridge.opened()
+        session = self.bridge.sessions.live(self.user.name, self.name)
+        if session is not None and self._starts == start:
+            await self._ask_to_stop(session, "Its start was interrupted.")
 
     async def _live_session(self) -> SessionId | None:
         """The live session of this server, with the token its job holds made valid again."""

@@ -143,4 +143,8 @@ async def _jobs(name: str, site: UnicoreSite, sessions: Collection[str]) -> list
         raise TransientError(
             f"the emulated site of {name} did not answer at {url}: {error!r}; is it running?"
         ) from None
-    return [f"job {job['id']} ({job['status']}) at {name}" for job in jobs if set(job["tags"]) & set(sessions)]
+    return [
+        f"job {job['id']} ({job['status']}) at {name}"
+        for job in jobs
+        if any(_mentions(tag, sessions) for tag in job["tags"])
+    ]

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from schemas.base import Message
-from schemas.lifecycle import Ended, SessionState, Stopping, Withdrawn
+from schemas.lifecycle import Admitted, Ended, SessionState, Stopping, Withdrawn
 from schemas.session import AnySessionEvent, JobCreated, SessionEnded, SessionEvent, StartRequested, StopRequested
 from services._runtime.consumer import SessionConsumer
 from services._runtime.decider import Decide, Emit, Perform
@@ -228,3 +228,33 @@ async def test_a_service_takes_only_what_it_consumes_of_the_places_it_serves() -
     assert (seen, list(service.view.live())) == ([], [])
     assert isinstance(await state_of(log, story), Withdrawn)
     await service.close()
+
+
+async def test_what_is_given_up_on_an_old_state_is_not_said_of_a_new_one() -> None:
+    """Another replica made the job meanwhile: the end that this one decided on would come while the job runs."""
+    log, story, view = Meddled(), Story(), SessionView()
+    await append(log, story.requested())
+    admission, sequence = await append(log, story.admitted())
+    asked: list[str] = []
+
+    def decides(state: SessionState, _event: AnySessionEvent | None) -> list[Emit | Perform[str]]:
+        asked.append(type(state).__name__)
+        return [Perform("make the job")] if isinstance(state, Admitted) else []
+
+    async def perform(_command: str) -> list[SessionEvent]:
+        raise PermanentError("deadline-passed", "too late", "later")
+
+    await view.follow(log, [SUBJECTS.sessions()])
+    taken = SessionConsumer[str](
+        log=log,
+        subjects=SUBJECTS,
+        view=view,
+        stamp=stamp(),
+        decide=decides,
+        perform=perform,
+        give_up=lambda _state, _error: [Emit(story.ended())],
+    )
+    log.meddle = [story.created()]
+    await taken.handle(admission, sequence)
+    assert await names(log, story) == ["StartRequested", "StartAdmitted", "JobCreated"]
+    assert asked == ["Admitted", "Created"]

@@ -131,3 +131,11 @@ def test_a_subject_is_parsed_as_it_was_built() -> None:
 def test_other_subjects_are_not_parsed(subject: str) -> None:
     with pytest.raises(SubjectError):
         Subjects().parse_session(subject)
+
+
+@pytest.mark.parametrize("cause", ["x\r\nNats-Rollup: all", "a\x7fb", "\u2028", "é\n"])
+def test_no_id_of_anybodys_message_can_write_a_header(cause: str) -> None:
+    event = msgspec.structs.replace(stamp()(Story().requested(), after=0, cause=None), cause=EventId(cause))
+    for name, value in cloudevents_headers(event).items():
+        assert value.isascii(), name
+        assert value.isprintable(), name

@@ -308,6 +308,9 @@ class SimLog:
         except LostAnswerError:
             raise TransientError("the event log did not answer") from None
 
+    async def past_changed(self) -> str:
+        return await asyncio.get_running_loop().create_future()
+
     async def dead_letter(self, subject: str, body: bytes, reasons: dict[str, str]) -> None:
         try:
             await self._process.ask("broker", lambda: self._broker.world.buried(subject, reasons), APPEND_SECONDS)

@@ -198,6 +198,17 @@ def lost_tunnels_are_not_rebuilt(stack: ExitStack) -> None:
     _without(stack, tunneler_app, Interrupted | Listening)
 
 
+def tunnels_are_not_proved(stack: ExitStack) -> None:
+    async def trusting(self: Any, way: Any, request: Any, proof: Any) -> None:
+        return None
+
+    async def unchecked(self: Any, session: Any, state: Any) -> None:
+        return None
+
+    _put(stack, tunneler_app.TunnelerApp, "_prove_soon", trusting)
+    _put(stack, tunneler_app.TunnelerApp, "check", unchecked)
+
+
 def tunnels_outlive_their_session(stack: ExitStack) -> None:
     _put(stack, tunneler_app.TunnelerApp, "_on_event", lambda self, recorded, before, after: None)
 
@@ -315,6 +326,7 @@ PLANTED: dict[str, Plant] = {
         secrets_are_forgotten_from_the_wrong_end,
         a_hub_sweeps_once_or_never,
         lost_tunnels_are_not_rebuilt,
+        tunnels_are_not_proved,
         tunnels_outlive_their_session,
         dead_tunnelers_are_thought_alive,
         appends_are_not_compared,

@@ -69,6 +69,8 @@ class Scenario:
     loss: float
     doubling: float
     chaos_seconds: float
+    hostile: bool = False
+    """Whether a job that can announces another session's server as its own."""
     chosen: list[int] = field(default_factory=list)
 
 
@@ -110,6 +112,7 @@ def scenario(seed: int, only_faults: list[int] | None = None) -> Scenario:
         loss=random.choice((0.0, 0.0, 0.01, 0.05)),
         doubling=random.choice((0.0, 0.05, 0.3)),
         chaos_seconds=chaos,
+        hostile=random.random() < 0.15,
         chosen=chosen,
     )
 

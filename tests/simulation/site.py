@@ -127,7 +127,9 @@ class Site:
             job.listening = True
             self._world.say("site", f"{job.name} listens at {job.address[1]}")
             job.progress += b'{"percent": 80, "message": "Listening"}\n'
-            job.said = msgspec.json.encode({"host": job.address[0], "port": job.address[1]})
+            others = [each for each in self.jobs.values() if each.listening and each is not job]
+            host, port = (others[0].address or job.address) if others and self._world.scenario.hostile else job.address
+            job.said = msgspec.json.encode({"host": host, "port": port})
 
     def abort(self, name: str) -> None:
         job = self.find(name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from schemas.base import SessionId
 from schemas.lifecycle import SessionState, WithStatus, fold
 from schemas.session import JobStatusChanged, Running, SessionEnded, SessionEvent
 from services._runtime.log import Recorded
@@ -142,6 +143,42 @@ async def test_a_restart_with_many_sessions_does_not_storm_the_site() -> None:
     for _ in range(200):
         await asyncio.sleep(0)
     assert len(setting.site.reports) < 50
+    task.cancel()
+
+
+async def test_a_hint_in_the_moment_a_look_ends_does_not_make_the_job_forgotten() -> None:
+    """The look's task is over, its place is not given back yet, and the poller already looks for what is due."""
+    setting = Setting()
+    setting.begin(STORY)
+    setting.learn(STORY.listening())
+    poller, loop = setting.poller, asyncio.get_running_loop()
+    look = poller.poll
+
+    def hinted() -> None:
+        poller.hint(STORY.session)
+        poller._begin_due()
+
+    async def poll(session: SessionId) -> None:
+        await look(session)
+        loop.call_soon(hinted)
+
+    poller.poll = poll  # type: ignore[method-assign]
+    poller.hint(STORY.session)
+    poller._begin_due()
+    poller.poll = look  # type: ignore[method-assign]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task = await running(setting)
+    async with asyncio.timeout(5):
+        while len(setting.site.reports) < 2:
+            await asyncio.sleep(0)
+    for _ in range(3):
+        setting.clock += 60
+        count = len(setting.site.reports)
+        poller._wake.set()
+        async with asyncio.timeout(5):
+            while len(setting.site.reports) == count:
+                await asyncio.sleep(0)
     task.cancel()
 
 

@@ -152,6 +152,25 @@ async def test_a_sweep_that_the_log_did_not_answer_is_tried_again(
     await bridge.close()
 
 
+async def test_a_hub_ends_when_the_log_went_back_for_its_memory_is_wrong(
+    configuration: Configuration, broker: MemoryBroker
+) -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    class GoesBack(MemoryLog):
+        async def past_changed(self) -> str:
+            return "SESSIONS ends at message 3, and 7 was read from it"
+
+    broker.log = GoesBack()
+
+    async def connect(_configuration: Configuration, _service: str) -> MemoryBroker:
+        return broker
+
+    bridge = Bridge(configuration, connect, end_process=told.put_nowait)
+    assert "and 7 was read" in await asyncio.wait_for(told.get(), 10)
+    await bridge.close()
+
+
 async def test_each_recipient_opens_its_own_part_only(configuration: Configuration, broker: MemoryBroker) -> None:
     keys = configuration.keys_folder
     vaults = {name: Vault(broker.vault, keys, name) for name in ("hub-bridge", "hpc-launcher", "tunneler")}

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from schemas.base import UserName
 from schemas.quota import QuotaUpdated, Released, Reserved
@@ -19,9 +20,10 @@ from services._runtime.log import Recorded
 from services._runtime.settings import Configuration
 from services._runtime.systems import Emulated
 from services._runtime.vault import Vault
+from services.hpc_launcher.ports import Marks
 from services.operator_cli.leftovers import Server, left_behind, reserved, traces
 from tests.services.operator_cli.conftest import signed_in
-from tests.support.samples import SYSTEM, Story, stamp
+from tests.support.samples import HUB, SYSTEM, Story, stamp
 
 SUBJECTS = Subjects()
 ADAS = Server("ada", "lab")
@@ -130,6 +132,39 @@ async def test_everything_a_session_leaves_is_found_and_nothing_when_it_is_gone(
         await lease.release()
         await update(accounts, reservation(story, Released, 0))
         assert await looking == []
+
+
+async def test_a_job_of_a_session_is_found_at_an_emulated_site_by_its_tag(real: Configuration) -> None:
+    story, other = Story(server_name="lab"), Story(user="ben")
+
+    async def jobs(_request: web.Request) -> web.Response:
+        marks = [Marks("farlab", HUB, each.session).words for each in (story, other)]
+        listed = [{"id": f"job-{n}", "status": "RUNNING", "tags": words} for n, words in enumerate(marks)]
+        return web.json_response({"jobs": listed})
+
+    app = web.Application()
+    app.router.add_get("/emulator/jobs", jobs)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/DEMO/rest/core"
+        async with signed_in(real, "hub-bridge") as hub:
+            for each in (story, other):
+                await append(hub, each.requested())
+                await append(hub, each.stop())
+        here = Emulated(login_node="127.30.0.2", compute_nodes=["127.30.0.11"])
+        systems = {
+            name: msgspec.structs.replace(
+                each, emulated=here, site=msgspec.structs.replace(each.site, url=url, ca_file="")
+            )
+            for name, each in real.systems.items()
+        }
+        found = await left_behind(msgspec.structs.replace(real, systems=systems), [ADAS], patience_seconds=0)
+    finally:
+        await runner.cleanup()
+    assert [line for line in found if line.startswith("job ")] == ["job job-0 (RUNNING) at demo-hpc"]
 
 
 async def test_a_site_that_does_not_answer_is_said(guarded: Configuration) -> None:

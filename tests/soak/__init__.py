@@ -1,0 +1,1 @@
+"""Soak and load: thousands of sessions over their lives through the real services, whose memory must not grow."""
