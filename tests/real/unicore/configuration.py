@@ -90,6 +90,7 @@ def _properties(folder: Path, port: int) -> dict[str, str]:
         f"{security}.rest.authentication.FILE.class": "eu.unicore.services.rest.security.FilebasedAuthenticator",
         f"{security}.rest.authentication.FILE.file": f"{folder}/passwords.txt",
         f"{security}.rest.jwt.trustedIssuerCert.1": f"{folder}/delegation.crt",
+        "container.services.lifetime.default.JobManagement": "2592000",
         "persistence.directory": f"{folder}/data",
         "coreServices.targetsystemfactory.tsiMode": "embedded",
         "XNJS.filespace": f"{folder}/jobs",
