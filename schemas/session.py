@@ -217,7 +217,10 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionEnded(SessionEvent, frozen=True, kw_only=True, tag="session-ended.v1"):
-    """The only terminal event: the outcome, the reason in words, and what would help next time."""
+    """The only terminal event: the outcome, the reason in words, and what would help next time.
+
+    `step_up` is that of a rejection which a better sign-in would turn.
+    """
 
     outcome: Outcome
     reason: ShortText
@@ -225,6 +228,7 @@ class SessionEnded(SessionEvent, frozen=True, kw_only=True, tag="session-ended.v
     exit_code: int | None = None
     log_tail: LogTail = LogTail()
     use: Use = Use()
+    step_up: StepUp | None = None
 
 
 AnySessionEvent = (

@@ -59,7 +59,8 @@ def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Pe
         case Requested(request=request):
             return [Perform(Admit(request))]
         case Rejected(request=request, rejection=rejection):
-            return [Emit(_ended(request, "rejected", rejection.message, rejection.remedy))]
+            end = _ended(request, "rejected", rejection.message, rejection.remedy)
+            return [Emit(msgspec.structs.replace(end, step_up=rejection.step_up))]
         case Withdrawn(request=request, stop=stop):
             return [Emit(_ended(request, "stopped", f"Stopped by {stop.by} before it began: {stop.reason}"))]
         case Ended(request=request):

@@ -8,7 +8,7 @@ from datetime import timedelta
 import msgspec
 from ulid import ULID
 
-from schemas.base import SessionId, SystemName, UserName
+from schemas.base import SessionId, SignInId, SystemName, UserName
 from schemas.session import StartRequested
 from services._runtime.errors import TransientError
 from services.hub_bridge.bridge import Bridge
@@ -44,8 +44,13 @@ async def options_in(bridge: Bridge, user: str, form: Mapping[str, Sequence[obje
     return (await choice_for(bridge, user, asked)).options()
 
 
-def start_requested(bridge: Bridge, user: str, server_name: str, base_url: str, choice: Choice) -> StartRequested:
-    """The start of a new session. Raises StartError when a name is too long to be written into the log."""
+def start_requested(
+    bridge: Bridge, user: str, server_name: str, base_url: str, choice: Choice, sign_in: SignInId | None = None
+) -> StartRequested:
+    """The start of a new session, asked for by a browser with this sign-in, or by a program.
+
+    Raises StartError when a name is too long to be written into the log.
+    """
     request = StartRequested(
         hub=bridge.hub,
         system=SystemName(choice.system),
@@ -57,6 +62,7 @@ def start_requested(bridge: Bridge, user: str, server_name: str, base_url: str, 
         resources=choice.resources,
         software=choice.software,
         base_url=base_url,
+        sign_in=sign_in,
         deadline=bridge.now() + timedelta(seconds=bridge.settings.start_deadline_seconds),
     )
     try:

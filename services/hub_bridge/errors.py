@@ -24,15 +24,18 @@ class StartError(SpawnException):  # type: ignore[misc]
 
 
 class SessionEndedError(StartError):
-    """The session ended before its server was ready."""
+    """The session ended before its server was ready; `again` is where a better sign-in would help."""
 
-    def __init__(self, end: SessionEnded) -> None:
+    def __init__(self, end: SessionEnded, again: str = "") -> None:
+        self.end = end
         super().__init__(
             failure_text(end),
             reason=end.outcome,
             status_code=403 if end.outcome == "rejected" else 500,
-            html=failure_html(end),
+            html=failure_html(end, again),
         )
+        if again:
+            self.jupyterhub_message = ""  # the form shows the HTML, with its link, where there is no plain text
 
 
 class LogAwayError(StartError):

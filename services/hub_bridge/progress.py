@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlencode
 
 from markupsafe import Markup, escape
 
@@ -25,6 +26,7 @@ from schemas.session import (
     StartRejected,
     StartRequested,
     StartWaiting,
+    StepUp,
     StopRequested,
     TunnelLost,
     TunnelReady,
@@ -39,7 +41,23 @@ Message = dict[str, Any]
 our own the event's name and time."""
 
 
-def message(event: AnySessionEvent, title: Callable[[str], str] = str) -> Message:
+SignInAgain = Callable[[SessionEnded], str]
+"""The address where a better sign-in leads back to the same choice, where that would help; else nothing."""
+
+
+def nowhere(_: SessionEnded) -> str:
+    """Where users do not sign in through us, no page helps."""
+    return ""
+
+
+def step_up_url(page: str, wanted: StepUp, back: str) -> str:
+    """The address that asks the provider for what is wanted, and leads back."""
+    asked = {"acr_values": " ".join(wanted.levels), "max_age": str(wanted.max_age_seconds or "")}
+    query = {name: value for name, value in asked.items() if value} or {"again": "1"}
+    return f"{page}?{urlencode({**query, 'next': back})}"
+
+
+def message(event: AnySessionEvent, title: Callable[[str], str] = str, again: SignInAgain = nowhere) -> Message:
     """The message of an event; `title` gives a system's name as people know it. `message` is plain text."""
     percent, text = _said(event, title)
     said: Message = {
@@ -50,15 +68,17 @@ def message(event: AnySessionEvent, title: Callable[[str], str] = str) -> Messag
     }
     if isinstance(event, SessionEnded):
         said["failed"] = True
-        said["html_message"] = str(failure_html(event))
+        said["html_message"] = str(failure_html(event, again(event)))
     return said
 
 
-async def messages(story: AsyncIterator[AnySessionEvent], title: Callable[[str], str] = str) -> AsyncIterator[Message]:
+async def messages(
+    story: AsyncIterator[AnySessionEvent], title: Callable[[str], str] = str, again: SignInAgain = nowhere
+) -> AsyncIterator[Message]:
     """The messages of a session's events as they come; the progress never goes back."""
     highest = 0
     async for event in story:
-        said = message(event, title)
+        said = message(event, title, again)
         highest = said["progress"] = max(highest, said["progress"])
         yield said
 
@@ -118,11 +138,13 @@ def failure_text(end: SessionEnded) -> str:
     return " ".join(f"{end.reason} {end.remedy}".split())
 
 
-def failure_html(end: SessionEnded) -> Markup:
-    """The same as HTML, with the last lines of the job's logs folded away."""
+def failure_html(end: SessionEnded, again: str = "") -> Markup:
+    """The same as HTML, with a link to sign in `again`, and the last lines of the job's logs folded away."""
     parts = [Markup("<span>{}</span>").format(end.reason)]
     if end.remedy:
         parts.append(Markup(" <strong>{}</strong>").format(end.remedy))
+    if again:
+        parts.append(Markup(' <a class="btn btn-primary btn-sm" href="{}">Sign in again</a>').format(again))
     parts.extend(
         Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(name, escape(text))
         for name, text in _logs(end.log_tail)

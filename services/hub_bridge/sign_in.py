@@ -34,8 +34,10 @@ def keep_sign_in(handler: BaseHandler, sign_in: SignInId) -> None:
     handler._set_cookie(COOKIE, sign_in, path=handler.hub.base_url, expires_days=days)
 
 
-def kept_sign_in(handler: BaseHandler) -> SignInId | None:
-    """The browser's sign-in, if it has one and the hub signed it."""
+def kept_sign_in(handler: BaseHandler | None) -> SignInId | None:
+    """The browser's sign-in, if it is a browser, has one, and the hub signed it."""
+    if handler is None:
+        return None
     days = handler.settings.get("cookie_max_age_days", 14)
     value = (handler.get_secure_cookie(COOKIE, max_age_days=days) or b"").decode("ascii", "replace")
     return SignInId(value) if _ID.fullmatch(value) else None

@@ -12,23 +12,26 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.spawner import Spawner
 from traitlets import Unicode, default
 
 from schemas.base import SessionId
 from schemas.lifecycle import Ended, NotStarted, Ready
 from schemas.secrets import Certificates
-from schemas.session import StartRequested, StopRequested, TunnelReady
+from schemas.session import SessionEnded, StartRequested, StopRequested, TunnelReady
 from services._runtime.errors import PermanentError, TransientError
 from services.hub_bridge import records
 from services.hub_bridge.arrival import answers, arrive, server_url
 from services.hub_bridge.bridge import Bridge
 from services.hub_bridge.choosing import choice_for, form_for, options_in, start_requested
 from services.hub_bridge.errors import LogAwayError, NotAnsweringError, SessionEndedError, TooLateError
-from services.hub_bridge.progress import messages
+from services.hub_bridge.progress import messages, step_up_url
 from services.hub_bridge.secrets import HubSecrets, read_certificates, seal
 from services.hub_bridge.sessions import ENDING
+from services.hub_bridge.sign_in import kept_sign_in
 from services.hub_bridge.take_up import take_up
 
 LONGEST_START_SECONDS = 366 * 86_400
@@ -170,6 +173,9 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         except asyncio.CancelledError:
             bridge.begin(self._stop_interrupted(self._starts))
             raise
+        except SessionEndedError as error:
+            page = not isinstance(self.handler, APIHandler)
+            raise SessionEndedError(error.end, self._sign_in_again(error.end) if page else "") from None
         self._reached = True
         if self._kept_token:
             self.api_token = ""  # see records.keep_token: JupyterHub shall not re-use it in its own way
@@ -187,6 +193,14 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         session = self.bridge.sessions.live(self.user.name, self.name)
         if session is not None and self._starts == start:
             await self._ask_to_stop(session, "Its start was interrupted.")
+
+    def _sign_in_again(self, end: SessionEnded) -> str:
+        """Where a better sign-in leads back to the form, which keeps what was chosen; nothing where none would help."""
+        if end.step_up is None or self.bridge.configuration.shared.sign_in is None:
+            return ""
+        hub, name = self.hub.base_url, f"/{quote(self.name, safe='')}" if self.name else ""
+        back = f"{hub}spawn/{quote(self.user.name, safe='@')}{name}"
+        return step_up_url(f"{hub}oauth_login", end.step_up, back)
 
     async def _live_session(self) -> SessionId | None:
         """The live session of this server, with the token its job holds made valid again."""
@@ -210,7 +224,9 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
 
     async def _new_session(self) -> SessionId:
         choice = await choice_for(self.bridge, self.user.name, self.user_options or {})
-        request = start_requested(self.bridge, self.user.name, self.name, self.server.base_url, choice)
+        request = start_requested(
+            self.bridge, self.user.name, self.name, self.server.base_url, choice, kept_sign_in(self.handler)
+        )
         session = request.session
         self.bridge.attach(session, self)
         self._session = session
@@ -252,7 +268,9 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         if self._session is None:
             return
         try:
-            async for said in messages(self.bridge.sessions.story(self._session), self.bridge.title):
+            async for said in messages(
+                self.bridge.sessions.story(self._session), self.bridge.title, self._sign_in_again
+            ):
                 yield said
         except TransientError:
             yield {"message": "The event log does not answer; the start goes on."}

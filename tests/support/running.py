@@ -104,13 +104,13 @@ class RunningFarlab:
 
 
 @contextmanager
-def running_farlab(folder: Path, queue_seconds: float = 1.0) -> Iterator[RunningFarlab]:
+def running_farlab(folder: Path, queue_seconds: float = 1.0, system_more: str = "") -> Iterator[RunningFarlab]:
     """An installation on the default configuration, in a folder of its own."""
     (folder / "systems").mkdir(parents=True, exist_ok=True)
     (folder / "farlab.toml").write_text((ROOT / "farlab.toml").read_text())
     system = (ROOT / "systems" / "demo-hpc.toml").read_text()
     system = system.replace("queue_seconds = 1.0", f"queue_seconds = {queue_seconds}")
-    (folder / "systems" / "demo-hpc.toml").write_text(system)
+    (folder / "systems" / "demo-hpc.toml").write_text(system + system_more)
     running = RunningFarlab(folder / "state", folder / "farlab.toml")
     try:
         running.start()

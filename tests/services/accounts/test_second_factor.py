@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.access import SignedIn, SignedOut, SignInEvent
 from schemas.base import SignInId, SystemName, UserName
-from schemas.session import StartRejected, StepUp
+from schemas.session import SessionEnded, StartRejected, StepUp
 from schemas.subjects import Subjects
 from services._runtime.configuration import ConfigurationError
 from services._runtime.memory import MemoryBucket, MemoryLog
@@ -177,7 +177,8 @@ async def test_a_start_on_a_strict_system_needs_the_second_factor_of_its_own_bro
         assert isinstance(rejection, StartRejected)
         assert rejection.code == "second-factor"
         assert rejection.step_up == StepUp(levels=["mfa"], max_age_seconds=600)
-        assert type(end).__name__ == "SessionEnded"
+        assert isinstance(end, SessionEnded)
+        assert end.step_up == rejection.step_up
     assert type((await start(log, theirs, "ben"))[0]).__name__ == "StartAdmitted"
     await app.close()
 

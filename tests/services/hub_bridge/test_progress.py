@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, get_args
+from urllib.parse import parse_qs
 
 import pytest
 from hypothesis import given
@@ -21,10 +22,11 @@ from schemas.session import (
     SessionEnded,
     StartRejected,
     StartWaiting,
+    StepUp,
     TunnelLost,
     Unknown,
 )
-from services.hub_bridge.progress import failure_html, message, messages
+from services.hub_bridge.progress import failure_html, message, messages, step_up_url
 from tests.support.samples import HUB, SYSTEM, Story
 
 STORY = Story()
@@ -107,3 +109,32 @@ def test_nothing_of_what_others_wrote_is_markup(reason: str, remedy: str, errors
     html = html.replace("<pre>", "").replace("</pre>", "")
     assert "<" not in html
     assert ">" not in html
+
+
+@pytest.mark.parametrize(
+    ("wanted", "query"),
+    [
+        (StepUp(levels=["mfa"]), "acr_values=mfa"),
+        (StepUp(levels=["https://refeds.org/profile/mfa", "gold"], max_age_seconds=600), None),
+        (StepUp(max_age_seconds=60), "max_age=60"),
+        (StepUp(), "again=1"),
+    ],
+)
+def test_a_better_sign_in_is_asked_for_and_leads_back(wanted: StepUp, query: str | None) -> None:
+    url = step_up_url("/hub/oauth_login", wanted, "/hub/spawn/ada/a&b")
+    path, _, asked = url.partition("?")
+    assert path == "/hub/oauth_login"
+    assert parse_qs(asked)["next"] == ["/hub/spawn/ada/a&b"]
+    if query is None:
+        assert parse_qs(asked)["acr_values"] == ["https://refeds.org/profile/mfa gold"]
+        assert parse_qs(asked)["max_age"] == ["600"]
+    else:
+        assert asked.startswith(f"{query}&next=")
+
+
+def test_the_link_to_sign_in_again_is_escaped_and_only_there_where_it_helps() -> None:
+    end = Story().ended()
+    assert "Sign in again" not in str(failure_html(end))
+    html = str(failure_html(end, '/hub/oauth_login?next="><script>'))
+    assert "Sign in again" in html
+    assert "<script>" not in html
