@@ -100,10 +100,13 @@ def report(properties: Mapping[str, Any], details: Mapping[str, Any] | None = No
         case "RUNNING" | "STAGINGOUT":
             return Running()
         case "SUCCESSFUL" | "FAILED" as status:
+            exit_code = _number(properties.get("exitCode"))
+            # UNICORE/X with its embedded TSI calls a job successful that was killed before it could say how it ended.
+            killed = status == "SUCCESSFUL" and exit_code is None
             return Finished(
-                succeeded=status == "SUCCESSFUL",
-                exit_code=_number(properties.get("exitCode")),
-                words=words,
+                succeeded=status == "SUCCESSFUL" and not killed,
+                exit_code=exit_code,
+                words=words or ("it was ended from outside and left no exit code" if killed else ""),
                 log=_last_lines(properties.get("log")),
             )
         case other:

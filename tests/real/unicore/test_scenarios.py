@@ -175,6 +175,7 @@ async def test_a_restart_of_the_server_keeps_jobs_that_wait_and_forgets_sessions
         await launcher.stage(job, {"secret.json": b"secret"}, OWNER)
         session = (await http.get("")).headers[SESSION_HEADER]
         await prepared(http, f"{site.base_url}/jobs/{job}")
+        await _on_disk(site)
         await site.restart()
         assert (await http.get("", headers={SESSION_HEADER: session})).status_code == 432
         assert await launcher.find(wanted.marks, OWNER) == [job]
@@ -182,6 +183,15 @@ async def test_a_restart_of_the_server_keeps_jobs_that_wait_and_forgets_sessions
         assert await launcher.read(job, "secret.json", OWNER, offset=0, length=99) == b"secret"
         await launcher.start(job, OWNER)
         assert (await ended(launcher, job)).exit_code == 5
+
+
+async def _on_disk(site: Site) -> None:
+    """UNICORE/X writes the state of a job a moment after it shows it: a later job's directory tells that it has."""
+    async with port(site) as launcher, client(site) as http:
+        for _ in range(3):
+            later = await launcher.create(described(), OWNER)
+            await prepared(http, f"{site.base_url}/jobs/{later}")
+            await launcher.delete(later, OWNER)
 
 
 async def test_a_killed_server_may_forget_a_start_but_calls_nothing_running_that_is_not(site: Site) -> None:

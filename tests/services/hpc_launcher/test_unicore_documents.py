@@ -157,3 +157,10 @@ def test_the_working_directory_is_found_by_its_link() -> None:
     assert documents.storage_id(link) == "7c-uspace"
     for broken in ({}, {"_links": None}, {"_links": {"workingDirectory": "x"}}):
         assert documents.storage_id(broken) is None
+
+
+def test_success_without_an_exit_code_is_an_end_from_outside() -> None:
+    told = documents.report({"status": "SUCCESSFUL"})
+    assert isinstance(told, Finished)
+    assert (told.succeeded, told.exit_code) == (False, None)
+    assert "ended from outside" in told.words
