@@ -296,9 +296,13 @@ class SimLog:
     async def consume(
         self, service: str, stream: Stream, filters: Sequence[str], deliver: Deliver, *, ack_wait_seconds: float
     ) -> Subscription:
+        life = self._process.life
+
         def join() -> _Hands:
             consumer = self._broker.consumer(service, stream, filters, ack_wait_seconds)
             member = (self._process, deliver)
+            if life is None or life.dead:  # its connection went with it, and a later life's is another
+                return _Hands(consumer, member)
             consumer.members.append(member)
             consumer.dispatch()
             return _Hands(consumer, member)
