@@ -16,6 +16,7 @@ from services._runtime.delivery import SessionDeliveries
 from services._runtime.errors import PermanentError
 from services._runtime.identity import Stamp
 from services._runtime.log import Log, Subscription
+from services._runtime.telemetry import SESSIONS_LIVE
 from services._runtime.view import SessionView
 
 Command = TypeVar("Command")
@@ -81,6 +82,7 @@ class SessionService(Generic[Command]):
     async def start(self) -> None:
         """Reads the log to its end, then takes messages."""
         self._subscriptions.append(await self.view.follow(self._log, self._followed))
+        SESSIONS_LIVE.set_function(lambda: len(self.view))
         self._subscriptions.append(
             await self._log.consume(
                 self._service,

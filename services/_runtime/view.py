@@ -60,6 +60,10 @@ class SessionView:
         """The sessions that have not ended. Safe to iterate while the view grows."""
         return iter(list(self._live.items()))
 
+    def known(self) -> Iterator[tuple[SessionId, Placed]]:
+        """Every session in the view, those that have ended too as far as they are remembered."""
+        return iter([*self._live.items(), *self._ended.items()])
+
     def __len__(self) -> int:
         return len(self._live)
 

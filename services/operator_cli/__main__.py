@@ -11,6 +11,7 @@ from services.operator_cli.commands import (
     dead_letters,
     installation,
     live,
+    monitoring,
     replay,
     schemas,
     see,
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for family in (installation, see, live, replay, act, set_up):
+for family in (installation, see, live, replay, act, set_up, monitoring):
     app.add_typer(family.app)
 for name, group in (
     ("config", configuration),

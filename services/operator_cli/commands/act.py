@@ -1,4 +1,4 @@
-"""`farlab start`, `stop`, `cancel`, `adopt`, `end`: what an operator does to sessions, in the log like all acts."""
+"""What an operator does to sessions: `start`, `stop`, `cancel`, `adopt`, `end`, `reconcile`, all in the log."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import typer
 
 from schemas.acts import SessionAct
 from schemas.lifecycle import SessionState
+from services._runtime.configuration import ConfigurationError
 from services._runtime.connection import Broker
+from services._runtime.errors import PermanentError, TransientError
 from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration
+from services.hpc_launcher.app import unicore_site
 from services.operator_cli.acts.append import Operator
 from services.operator_cli.acts.consent import Consent, agreed
+from services.operator_cli.acts.reconcile import plan
 from services.operator_cli.acts.settle import adoption, ask, ending
 from services.operator_cli.acts.stop import ask_to_stop
+from services.operator_cli.acts.systems import known_system
 from services.operator_cli.commands.context import (
     DEFAULT_STATE,
     ConfigOption,
     DryRunOption,
+    JsonOption,
     TokenFileOption,
     YesOption,
     run,
@@ -27,7 +33,7 @@ from services.operator_cli.commands.context import (
     with_broker,
 )
 from services.operator_cli.histories import LogHistories
-from services.operator_cli.output import checked, console
+from services.operator_cli.output import checked, console, print_json, print_table
 from services.operator_cli.read import duration, system_token
 from services.operator_cli.run import start_server
 from services.operator_cli.story.history import find, state_of
@@ -132,6 +138,40 @@ def end(
 ) -> None:
     """Say that a session is over, where no site can tell. What its job was is cleared away if the site can be asked."""
     _settle(config, session, Consent(yes=yes, dry_run=dry_run), lambda state: ending(state, reason))
+
+
+@app.command()
+def reconcile(
+    system: Annotated[str, typer.Argument(help="name of the system")],
+    dry_run: DryRunOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the launcher would do to bring a site in line with the log. The launcher does it by itself."""
+
+    async def work(broker: Broker, here: Configuration) -> int:
+        named = here.systems[known_system(here, system)]
+        if not dry_run:
+            raise ConfigurationError(
+                "the launcher reconciles by itself, every few seconds; to see what it would do, add --dry-run"
+            )
+        site = unicore_site(named)
+        try:
+            found = await plan(here.shared.installation.prefix, broker.log, here.subjects, named, site)
+        except PermanentError as error:
+            raise TransientError(f"the site refuses: {error.reason} {error.remedy}") from None
+        finally:
+            await site.close()
+        if as_json:
+            print_json(found)
+        elif found:
+            rows = [(each.what, each.session or each.job, each.why) for each in found]
+            print_table(f"{len(found)} differences", ("the launcher would", "session or job", "because"), rows)
+        else:
+            console.print(f"{system}: log and site agree", markup=False)
+        return 0
+
+    with_broker(config, work)
 
 
 def _settle(config: ConfigOption, session: str, consent: Consent, act: Callable[[SessionState], SessionAct]) -> None:

@@ -23,7 +23,20 @@ from services.operator_cli.set_up.reach import Finding
 HARMLESS = {"level", "event", "timestamp", "logger", "service", "event_type", "system", "command", "code"}
 """What of a log line is taken along: the words of the program, never a value from a user, a site or an exception."""
 LAST_LINES = 500
-PERSONAL = ("users", "name", "names", "user", "admins", "issuer_dn", "site_identity", "claims")
+PERSONAL = (
+    "users",
+    "title",
+    "description",
+    "prologue",
+    "python",
+    "name",
+    "names",
+    "user",
+    "admins",
+    "issuer_dn",
+    "site_identity",
+    "claims",
+)
 ADDRESSES = ("url", "servers", "login_node", "login_nodes", "compute_nodes", "networks", "hosts", "host")
 
 

@@ -1,0 +1,1 @@
+"""What an operator's monitoring needs: alert rules, a dashboard, traces. Scrapes and stores nothing."""
