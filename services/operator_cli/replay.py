@@ -21,7 +21,8 @@ from services.accounts import decide as accounts
 from services.hpc_launcher import decide as hpc_launcher
 from services.operator_cli import bundle
 from services.operator_cli.histories import Histories, LogHistories
-from services.operator_cli.output import console, print_json, print_table
+from services.operator_cli.output import console, one_line, print_json, print_table
+from services.operator_cli.story.decisions import decisions, line
 from services.operator_cli.story.history import History, Moment, find, first_event, moments, state_name, state_of
 from services.operator_cli.story.rebuild import Deviation, access_deviations, access_records, quota_deviations
 from services.operator_cli.story.redecide import Decider, Difference, decider_of, differences
@@ -150,6 +151,19 @@ async def rebuild(broker: Broker, configuration: Configuration, since: datetime 
             rows = [(each.model, each.what, each.live, each.rebuilt) for each in [*found, *ignored]]
             print_table("what differs", ("model", "what", "live", "by the log"), rows)
     return 1 if found else 0
+
+
+async def tell_decisions(source: Histories, wanted: str, *, as_json: bool) -> int:
+    """`farlab decisions`: what this build's deciders say at each event."""
+    histories = await source.all()
+    chosen: Sequence[History] = [find(histories, wanted)] if wanted else histories
+    found = [each for history in chosen for each in decisions(history, deciders())]
+    if as_json:
+        print_json(found)
+        return 0
+    for each in found:
+        console.print(one_line(line(each)), markup=False, highlight=False, soft_wrap=True)
+    return 0
 
 
 async def export(source: Histories, wanted: Sequence[str], out: Path, made_by: str) -> int:

@@ -63,6 +63,17 @@ def replay(
 
 
 @app.command()
+def decisions(
+    session: Annotated[str, typer.Argument(help="session id, part of one, or USER/SERVER; default: all")] = "",
+    config: ConfigOption = None,
+    bundle: BundleOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Print what this build's deciders say at each recorded event, a line each: two builds compare with `diff`."""
+    with_histories(config, bundle, lambda source: replaying.tell_decisions(source, session, as_json=as_json))
+
+
+@app.command()
 def export(
     sessions: Annotated[list[str], typer.Argument(help="session ids, parts of them, or USER/SERVER")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the file to write")] = Path(f"sessions{SUFFIX}"),

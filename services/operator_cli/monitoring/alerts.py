@@ -95,7 +95,7 @@ ALERTS = (
 
 def rules() -> str:
     """The rules as Prometheus reads them."""
-    lines = ["# Written by: farlab monitoring export", "groups:", "  - name: farlab", "    rules:"]
+    lines = ["# Written by: farlab monitoring", "groups:", "  - name: farlab", "    rules:"]
     for alert in ALERTS:
         lines += [
             f"      - alert: {alert.name}",
