@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from emulators.unicore_site import certificates
+from emulators import certificates
 from emulators.unicore_site.configuration import SiteConfiguration
 from emulators.unicore_site.control import PREFIX, Control
 from emulators.unicore_site.faults import AFTERWARDS, Fault, Faults

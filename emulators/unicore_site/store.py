@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from emulators.processes import Step, end_stray
 from emulators.unicore_site.batch import BatchSystem
 from emulators.unicore_site.configuration import SiteConfiguration
 from emulators.unicore_site.descriptions import Asked, DescriptionError, Import
 from emulators.unicore_site.jobs import LIFETIME_SECONDS, Job, keep, kept
-from emulators.unicore_site.processes import Step, end_stray
 from emulators.unicore_site.refusals import RefusedError
 from emulators.unicore_site.storage import change_permissions, resolve
 

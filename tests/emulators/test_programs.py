@@ -16,7 +16,7 @@ import asyncssh
 import httpx
 import pytest
 
-from emulators.unicore_site.processes import started
+from emulators.processes import started
 from tests.emulators.calls import SLEEP, delegated, status
 from tests.support.site import ADA, ISSUER, delegation_key
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from emulators.unicore_site.processes import STEP, Step, end_stray, started
+from emulators.processes import STEP, Step, end_stray, started
 
 PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 ESCAPES = "setsid sh -c 'sleep 300 & echo $! >escaped.new; mv escaped.new escaped; wait' & echo $$ >shell; {}"

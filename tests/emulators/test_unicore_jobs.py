@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from emulators.processes import started
 from emulators.unicore_site.configuration import Queue
-from emulators.unicore_site.processes import started
 from emulators.unicore_site.site import UnicoreSite
 from tests.emulators.calls import (
     INERT,

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from emulators.unicore_site import certificates
+from emulators import certificates
 
 HOST = "127.0.0.1"
 SITE = "REAL"

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-import emulators.unicore_site.step
+import emulators.step
 
 GRACE_SECONDS = "2"
 
@@ -24,7 +24,7 @@ def main() -> None:
     command = ["/bin/bash", script]
     if limit is not None:
         command = ["timeout", "--signal=TERM", f"--kill-after={GRACE_SECONDS}", limit[1], *command]
-    step = emulators.unicore_site.step.__file__
+    step = emulators.step.__file__
     os.execv(sys.executable, [sys.executable, "-I", "-S", step, parent, GRACE_SECONDS, *command])
 
 

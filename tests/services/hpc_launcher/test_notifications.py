@@ -109,7 +109,7 @@ async def test_a_new_certificate_is_fetched_when_the_old_one_does_not_fit(
     monkeypatch.setattr(notifications, "REFETCH_SECONDS", 0.0)
     assert await endpoint.post() == 204
     newer = Path(endpoint.emulated.configuration.folder) / "newer"
-    from emulators.unicore_site import certificates
+    from emulators import certificates
 
     _, certificate, key = certificates.make(newer, "127.0.0.1", "DEMO")
     endpoint.emulated._certificate = certificate.read_text()

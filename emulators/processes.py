@@ -62,17 +62,22 @@ class Step:
         code = await self._process.wait()
         return code if code >= 0 else 128 - code
 
-    async def stop(self, grace_seconds: float) -> int:
-        """Ends all processes: asked to at first, killed after the grace; the exit code."""
+    def ask(self) -> None:
+        """Asks all processes to end, with the grace they began with. Waits for nothing."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
-        try:
-            async with asyncio.timeout(grace_seconds + SLACK_SECONDS):
-                return await self.wait()
-        except TimeoutError:
+
+    async def stop(self, grace_seconds: float) -> int:
+        """Ends all processes: asked to at first, killed after the grace; the exit code."""
+        for number, patience_seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGQUIT, SLACK_SECONDS)):
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            return await self.wait()
+                self._process.send_signal(number)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_seconds):
+                    return await self.wait()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        return await self.wait()
 
 
 def started(pid: int) -> str:

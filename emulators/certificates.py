@@ -1,4 +1,4 @@
-"""The site's own certificate authority and server certificate, made at the first start. For loopback only."""
+"""An emulator's own certificate authority and server certificate, made at the first start. For loopback only."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The keeper of one job's processes, as slurmstepd is: run as a program of its own. It knows nothing of UNICORE.
+"""The keeper of one job's processes, as slurmstepd is: run as a program of its own. It knows nothing of sites.
 
 `python -I -S step.py PARENT GRACE_SECONDS COMMAND [ARGUMENT ...]` runs the command and exits with its code. Whatever
 the command started ends with it, processes that left its group or session included. SIGTERM ends the command, politely
-first; the death of PARENT ends it at once, so that a killed site leaves nothing behind. Standard library only, for a
-quick start.
+first; SIGQUIT, or the death of PARENT, ends it at once, so that a killed emulator leaves nothing behind. Standard
+library only, for a quick start.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFAULTED = (
 def main() -> int:
     """Runs the command; its exit code, or 128 and the signal that ended it."""
     parent, grace_seconds, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
-    awaited = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+    awaited = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -73,7 +73,7 @@ def _attend(child: int, parent: int, grace_seconds: float, awaited: set[signal.S
         else:
             seen = signal.sigtimedwait(awaited, max(0.0, deadline - time.monotonic()))
             told = signal.SIGKILL if seen is None else seen.si_signo
-        if told == signal.SIGKILL or (told != signal.SIGCHLD and os.getppid() != parent):
+        if told in (signal.SIGKILL, signal.SIGQUIT) or (told != signal.SIGCHLD and os.getppid() != parent):
             _signal(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return 128 + signal.SIGKILL
