@@ -142,7 +142,7 @@ ASKED_FOR = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=["emulated", pytest.param("real", marks=[REAL, ASKED_FOR])])
+@pytest.fixture(params=["emulated", pytest.param("real", marks=[*REAL, ASKED_FOR])])
 def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]:
     """A site, each kind in its turn."""
     site: Program = (
