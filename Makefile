@@ -42,6 +42,9 @@ check: setup  ## start everything, use it as a user would, stop it, look for wha
 simulate: setup  ## simulated crashes for SECONDS=60, or one SEED=n (FAULTS=0,3), or MUTATIONS=all
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(FAULTS),--faults $(FAULTS)),$(if $(MUTATIONS),--mutations $(filter-out all,$(MUTATIONS)),--seconds $(or $(SECONDS),60)))
 
+orders: setup  ## small simulated worlds in every order of their moments for SECONDS=30, or one SEED=n
+	@$(PY) -m tests.simulation.orders $(if $(SEED),--seed $(SEED),--seconds $(or $(SECONDS),30))
+
 test-kill: setup  ## KILLS=200 of a running installation's parts under load, and the verdict
 	@$(PY) -m tests.kill --kills $(or $(KILLS),200) --servers $(or $(SERVERS),50) $(if $(SEED),--seed $(SEED))
 
@@ -57,4 +60,4 @@ fuzz: setup  ## SECONDS=30 of coverage-guided fuzzing for each input from outsid
 bench: setup  ## the benchmarks, a line of JSON each
 	@$(PY) -m benchmarks.start_chain --json
 
-.PHONY: help setup lock up lint test test-real check simulate test-kill test-tunnels soak fuzz bench
+.PHONY: help setup lock up lint test test-real check simulate orders test-kill test-tunnels soak fuzz bench

@@ -30,7 +30,7 @@ from services.hpc_launcher.decide import (
     ended,
 )
 from services.hpc_launcher.endings import log_tail, used
-from services.hpc_launcher.ports import Finished, Gone, Owner, Site, Unknown
+from services.hpc_launcher.ports import MISSING_BELIEVED, Finished, Gone, Owner, Site, Unknown
 
 _log = structlog.get_logger("farlab.hpc_launcher")
 
@@ -97,14 +97,11 @@ class Actor:
     async def _create(self, request: StartRequested, system: System, site: Site, owner: Owner) -> JobCreated:
         secrets = await self._vault.open(request.session, JobSecrets)
         marks = script.marks_of(self._installation, request)
-        # A repeated delivery finds what an earlier one made whose answer or fact was lost.
+        # A repeated delivery finds what an earlier one made whose answer or fact was lost. Which of several the log
+        # takes is not known here, so none is removed: they are inert, and reconciliation removes what the log left out.
         found = await site.find(marks, owner)
-        if found:
-            job = found[0]
-            for double in found[1:]:
-                await site.delete(double, owner)
-        else:
-            job = await site.create(script.description(system, self._installation, request, owner), owner)
+        description = script.description(system, self._installation, request, owner)
+        job = found[0] if found else await site.create(description, owner)
         await site.stage(job, script.secret_files(system, request, secrets), owner)
         return JobCreated(hub=request.hub, system=request.system, session=request.session, job=job)
 
@@ -129,13 +126,15 @@ class Actor:
     ) -> SessionEnded:
         await site.abort(job, owner)
         report = await site.report(job, owner)
+        missing = int(isinstance(report, Gone))
         # Sites answer an abort before they have carried it out; most have within a moment, and a person waits for it.
         for seconds in ENDING_SECONDS:
-            if isinstance(report, Finished | Gone | Unknown):
+            if isinstance(report, Finished | Unknown) or missing >= MISSING_BELIEVED:
                 break
             await asyncio.sleep(seconds)
             report = await site.report(job, owner)
-        if not isinstance(report, Finished | Gone):
+            missing = missing + 1 if isinstance(report, Gone) else 0
+        if not isinstance(report, Finished) and missing < MISSING_BELIEVED:
             raise TransientError(f"the job is not over yet: {report}", STILL_ENDING_SECONDS)
         expired = stop.by == LAUNCHER
         finished = report if isinstance(report, Finished) else None

@@ -36,8 +36,6 @@ ERRORS_BELIEVED = 3
 """A site that misses fewer answers in a row is not worth a word in the log."""
 INERT_BELIEVED = 3
 """How often a job that was submitted must be seen not started: a site that crashed forgets its last moments."""
-MISSING_BELIEVED = 2
-"""How often a site must say that it knows no such job, so that one answer out of place ends nothing."""
 PROGRESS_BYTES = 16 * 1024
 MOST_PROGRESS_BYTES = 1024 * 1024
 """A job that writes more than this is not reporting to a person."""
@@ -195,7 +193,7 @@ class Observer:
 
     async def _missing(self, state: WithStatus, watched: Watched) -> None:
         watched.missing += 1
-        if watched.missing < MISSING_BELIEVED:
+        if watched.missing < ports.MISSING_BELIEVED:
             return
         await self._lose(state, f"{self._system.title} no longer knows the job: it was removed there.")
 

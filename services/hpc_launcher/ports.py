@@ -121,6 +121,9 @@ class Unknown(msgspec.Struct, frozen=True):
     evidence: str
 
 
+MISSING_BELIEVED = 2
+"""How often in a row a site must say that it knows no such job, so that one answer out of place ends nothing."""
+
 JobReport = Inert | Queued | Configuring | Running | Finished | Gone | Unknown
 
 

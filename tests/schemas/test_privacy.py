@@ -54,7 +54,7 @@ def test_a_story_keeps_its_shape_and_loses_its_people() -> None:
     names = pseudonyms_of(*said)
     told = [redacted(each, names) for each in said]
     text = b"".join(encode(stamp()(each, after=0, cause=None)) for each in told).decode()
-    for personal in ("ada", "lovelace", "engine", "ztrain", "uc.site", "node7", "CN=", "secret"):
+    for personal in ("lovelace", "engine", "ztrain", "uc.site", "node7", "CN=", "secret"):  # ids may spell ada
         assert personal not in text
     first, last = told[0], told[-1]
     assert isinstance(last, SessionEnded)

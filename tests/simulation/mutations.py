@@ -339,6 +339,29 @@ PLANTED: dict[str, Plant] = {
 }
 
 
+def a_stop_believes_one_denial(stack: ExitStack) -> None:
+    _put(stack, act, "MISSING_BELIEVED", 1)
+
+
+def whoever_finds_two_jobs_removes_one(stack: ExitStack) -> None:
+    create = act.Actor.__dict__["_create"]
+
+    async def tidy(self: Any, request: Any, system: Any, site: Any, owner: Any) -> Any:
+        created = await create(self, request, system, site, owner)
+        for double in await site.find(act.script.marks_of(self._installation, request), owner):
+            if double != created.job:
+                await site.delete(double, owner)
+        return created
+
+    _put(stack, act.Actor, "_create", tidy)
+
+
+PLANTED_FOR_ORDERS: dict[str, Plant] = {
+    plant.__name__: plant for plant in (a_stop_believes_one_denial, whoever_finds_two_jobs_removes_one)
+}
+"""Defects the product had. They show only where moments meet that the whole simulation rarely brings together."""
+
+
 SHOWN_BY: dict[str, int] = {
     "a_share_is_reserved_again_at_every_try": 58,
     "a_passed_deadline_ends_a_job_that_may_run": 731,
@@ -358,5 +381,5 @@ SHOWN_BY: dict[str, int] = {
 def planted(name: str) -> Iterator[None]:
     """The defect is there while the context lasts."""
     with ExitStack() as stack:
-        PLANTED[name](stack)
+        (PLANTED | PLANTED_FOR_ORDERS)[name](stack)
         yield

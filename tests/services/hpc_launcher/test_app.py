@@ -120,8 +120,11 @@ async def test_what_a_crash_left_is_adopted_and_doubles_are_removed(tmp_path: Pa
         await before.close()
         await stage.admit(story)
         await stage.app.start()
-        await stage.until(story, Listening)
-        assert len(site.store.jobs) == 1
+        listening = await stage.until(story, Listening)
+        assert isinstance(listening, Listening)
+        assert {job.status for job in site.store.jobs.values() if job.id != listening.job} == {"READY"}  # inert
+        await stage.app.reconcilers[stage.system.name].reconcile()
+        assert set(site.store.jobs) == {listening.job}
 
 
 async def test_two_replicas_make_one_job(tmp_path: Path) -> None:
