@@ -83,7 +83,7 @@ async def lead(command: tunneler.Command) -> Sequence[SessionEvent]:
     return []
 
 
-def build(service: str, log: JetStreamLog, subjects: Subjects) -> SessionService[object]:
+def build(service: str, log: JetStreamLog, subjects: Subjects, system: SystemName = SYSTEM) -> SessionService[object]:
     """One of the three services around its real decider."""
     module = {"accounts": accounts, "hpc-launcher": launcher, "tunneler": tunneler}[service]
     perform = {"accounts": admit, "hpc-launcher": launch, "tunneler": lead}[service]
@@ -96,7 +96,7 @@ def build(service: str, log: JetStreamLog, subjects: Subjects) -> SessionService
         perform=perform,  # type: ignore[arg-type]
         give_up=module.give_up,
         consumes=module.CONSUMES,
-        systems=[SYSTEM],
+        systems=[system],
     )
 
 

@@ -31,6 +31,10 @@ class Stamp:
         self.now = now
         self._key = key
 
+    def of(self, source: str) -> Stamp:
+        """The same seal under another name: what an operator says again in somebody's place."""
+        return Stamp(source, self._key, self.now)
+
     def __call__(self, message: AnyMessage, *, after: int, cause: EventId | None) -> AnyMessage:
         """The message with id, time, source and cause, to be appended right after the sequence `after`."""
         placed = msgspec.structs.replace(message, cause=message.cause or cause, source=self.source)

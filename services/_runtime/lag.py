@@ -12,12 +12,13 @@ from services._runtime.topology import stream_name
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
-    """One service: messages it has yet to get, has in hand, and got again."""
+    """One service: messages it has yet to get, has in hand, and got again; `bound` is whether a replica listens now."""
 
     service: str
     waiting: int
     in_hand: int
     redelivered: int
+    bound: bool = False
 
 
 async def lags(log: JetStreamLog, services: tuple[str, ...]) -> list[Lag]:
@@ -36,6 +37,7 @@ async def lags(log: JetStreamLog, services: tuple[str, ...]) -> list[Lag]:
                 waiting=info.num_pending or 0,
                 in_hand=info.num_ack_pending or 0,
                 redelivered=info.num_redelivered or 0,
+                bound=bool(info.push_bound),
             )
         )
     return found

@@ -20,12 +20,16 @@ SECTIONS = ("hub_bridge", "hpc_launcher", "cloud_launcher", "tunneler", "account
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What makes this installation this one. Folders count from the file's folder."""
+    """What makes this installation this one. Folders count from the file's folder.
+
+    Sessions of others may be replayed into a `sandbox`: its operator may start jobs in the name of the hub `replay`.
+    """
 
     prefix: Slug = "farlab"
     hub: Annotated[HubName, Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")] = HubName("main")
     systems_folder: str = "systems"
     keys_folder: str = "keys"
+    sandbox: bool = False
 
 
 class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ import nkeys
 from schemas.subjects import Subjects
 from services._runtime.topology import bucket_name, stream_name
 from services._runtime.vault import write_secret_file
+from services.operator_cli.sandbox.mapping import REPLAY_HUB
 
 SERVICES = ("hub-bridge", "accounts", "hpc-launcher", "tunneler", "operator-cli")
 
@@ -72,8 +73,8 @@ class Permissions(msgspec.Struct, frozen=True):
     answers: bool = False
 
 
-def permissions(service: str, subjects: Subjects, hub: str) -> Permissions:
-    """What one service may do; everything else is denied."""
+def permissions(service: str, subjects: Subjects, hub: str, *, sandbox: bool = False) -> Permissions:
+    """What one service may do; everything else is denied. In a sandbox, the operator speaks for the hub `replay`."""
     hub_token = hub if service == "hub-bridge" else "*"
     publish = [f"{subjects.root}.session.{hub_token}.*.*.{event}" for event in SESSION_EVENTS[service]]
     publish.append(f"{subjects.root}.dead.{service}.>")
@@ -90,6 +91,7 @@ def permissions(service: str, subjects: Subjects, hub: str) -> Permissions:
     if service == "operator-cli":
         publish += [subjects.family("system"), subjects.family("act"), "$JS.API.INFO"]
         publish += [f"$JS.API.STREAM.{act}.>" for act in ("INFO", "CREATE", "UPDATE")]
+        publish += [subjects.sessions(hub=REPLAY_HUB)] if sandbox else []
     subscribe = [f"_INBOX.{service}.>", f"{subjects.prefix}.deliver.{service}.>"]
     if service == "accounts":
         subscribe += [subjects.question("accounts", ">")]
@@ -139,11 +141,18 @@ def make_nkeys(folder: Path, services: Sequence[str] = SERVICES) -> dict[str, st
 
 
 def server_configuration(
-    *, subjects: Subjects, hub: str, public_keys: dict[str, str], host: str, port: int, folder: Path
+    *,
+    subjects: Subjects,
+    hub: str,
+    public_keys: dict[str, str],
+    host: str,
+    port: int,
+    folder: Path,
+    sandbox: bool = False,
 ) -> str:
     """The text of `nats.conf` for one server with files in `folder`, every write on disk before it is answered."""
     users = [
-        {"nkey": key, "permissions": _as_table(permissions(service, subjects, hub))}
+        {"nkey": key, "permissions": _as_table(permissions(service, subjects, hub, sandbox=sandbox))}
         for service, key in public_keys.items()
     ]
     lines = [

@@ -87,10 +87,10 @@ def _fields(moment: Moment) -> dict[str, Any]:
     return {name: msgspec.to_builtins(getattr(moment.after, name)) for name in moment.after.__struct_fields__}
 
 
-async def decide_again(source: Histories, wanted: str, *, as_json: bool) -> int:
+async def decide_again(source: Histories, wanted: Sequence[str], *, as_json: bool) -> int:
     """`farlab replay --decide`: where today's deciders part from the record. 1 when they do anywhere."""
     histories = await source.all()
-    chosen: Sequence[History] = [find(histories, wanted)] if wanted else histories
+    chosen: Sequence[History] = [find(histories, each) for each in wanted] if wanted else histories
     today = deciders()
     found = {first_event(history).session: differences(history, today) for history in chosen}
     parted = {session: each for session, each in found.items() if each}

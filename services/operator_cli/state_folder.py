@@ -140,6 +140,7 @@ class StateFolder:
             host=HOST,
             port=ports.nats,
             folder=file.parent,
+            sandbox=configuration.shared.installation.sandbox,
         )
         write_secret_file(file, text.encode())
         return file

@@ -127,6 +127,7 @@ def nats_config(
                 host=host,
                 port=port,
                 folder=to.absolute(),
+                sandbox=configuration.shared.installation.sandbox,
             )
             (to / "nats.conf").write_text(text)
         except OSError as error:

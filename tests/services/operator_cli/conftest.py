@@ -20,7 +20,7 @@ from tests.support.samples import HUB
 
 
 @asynccontextmanager
-async def guarded_nats(folder: Path) -> AsyncIterator[Configuration]:
+async def guarded_nats(folder: Path, *, sandbox: bool = False) -> AsyncIterator[Configuration]:
     """A real nats-server with the permissions `farlab up` gives, and a configuration on disk that leads to it."""
     (folder / "systems").mkdir()
     (folder / "systems" / "demo-hpc.toml").write_text((ROOT / "systems" / "demo-hpc.toml").read_text())
@@ -32,6 +32,7 @@ async def guarded_nats(folder: Path) -> AsyncIterator[Configuration]:
         host="127.0.0.1",
         port=-1,
         folder=folder,
+        sandbox=sandbox,
     )
     (folder / "nats.conf").write_text(text)
     make_keys(folder / "keys")
@@ -43,7 +44,8 @@ async def guarded_nats(folder: Path) -> AsyncIterator[Configuration]:
                     assert process.poll() is None, (folder / "nats.log").read_text()
                     await asyncio.sleep(0.01)
             (folder / "farlab.toml").write_text(
-                f'[installation]\nhub = "{HUB}"\n[nats]\nservers = ["{url}"]\nnkeys_folder = "nkeys"\n'
+                f'[installation]\nhub = "{HUB}"\nsandbox = {str(sandbox).lower()}\n'
+                f'[nats]\nservers = ["{url}"]\nnkeys_folder = "nkeys"\n'
             )
             yield load(folder / "farlab.toml")
         finally:

@@ -1,0 +1,1 @@
+"""Recorded sessions said again in another installation. Changes nothing where they came from."""
