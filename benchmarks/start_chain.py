@@ -41,19 +41,17 @@ from services._runtime.telemetry import configure_logs
 
 SERVICES = ("accounts", "hpc-launcher", "tunneler")
 HUB = HubName("bench")
-CONFIGURATION = (
-    'listen: "127.0.0.1:-1"\nports_file_dir: "{0}"\njetstream {{ store_dir: "{0}", sync_interval: always }}\n'
-)
+CONFIGURATION = 'listen: "127.0.0.1:-1"\nports_file_dir: "{0}"\njetstream {{ store_dir: "{0}", sync_interval: {1} }}\n'
 SUBJECTS = Subjects()
 STAMP = Stamp("bench/hub", b"0123456789abcdef", utc_now)
 
 
 @asynccontextmanager
-async def server() -> AsyncIterator[str]:
-    """The address of a fresh nats-server."""
+async def server(sync: str = "always") -> AsyncIterator[str]:
+    """The address of a fresh nats-server that writes to disk `always`, or so often."""
     with tempfile.TemporaryDirectory(prefix="farlab-bench-") as folder:
         file = Path(folder, "nats.conf")
-        file.write_text(CONFIGURATION.format(folder))
+        file.write_text(CONFIGURATION.format(folder, sync))
         command = [str(Path(sys.executable).parent / "nats-server"), "-c", str(file)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:

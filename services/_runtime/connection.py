@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import TransientError
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
+from services._runtime.nats_client import QuickClient
 from services._runtime.rpc import NatsRpc
 from services._runtime.settings import Configuration, Nats
 from services._runtime.tasks import end
@@ -97,7 +98,7 @@ async def connect(configuration: Configuration, service: str) -> Broker:
 
 async def _connected(settings: Nats, service: str, options: dict[str, Any], troubles: list[Exception]) -> Client:
     """A connected client. nats-py itself tries for ever where it shall reconnect for ever, so the limit is ours."""
-    client = Client()
+    client = QuickClient()
     connecting = asyncio.create_task(client.connect(settings.servers, allow_reconnect=True, **options))
     try:
         await asyncio.wait({connecting}, timeout=settings.connect_seconds)

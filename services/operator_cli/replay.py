@@ -20,12 +20,13 @@ from services._runtime.settings import Configuration
 from services.accounts import decide as accounts
 from services.hpc_launcher import decide as hpc_launcher
 from services.operator_cli import bundle
-from services.operator_cli.histories import Histories, LogHistories
+from services.operator_cli.histories import Histories
 from services.operator_cli.output import console, one_line, print_json, print_table
 from services.operator_cli.story.decisions import decisions, line
-from services.operator_cli.story.history import History, Moment, find, first_event, moments, state_name, state_of
+from services.operator_cli.story.history import History, Moment, find, first_event, moments, state_name
 from services.operator_cli.story.rebuild import Deviation, access_deviations, access_records, quota_deviations
 from services.operator_cli.story.redecide import Decider, Difference, decider_of, differences
+from services.operator_cli.whole_log import Sessions
 from services.tunneler import decide as tunneler
 
 LONGEST_PAUSE_SECONDS = 5.0
@@ -122,29 +123,26 @@ async def rebuild(broker: Broker, configuration: Configuration, since: datetime 
     `since` leaves sessions alone that had no event from then on; access and quotas need the whole log and get it.
     """
     begun, subjects = time.perf_counter(), configuration.subjects
-    histories = await LogHistories(broker.log, subjects).all()
-    recent = [each for each in histories if since is None or each[-1].message.at >= since]
-    states = {first_event(history).session: state_of(history) for history in histories}
+    sessions = Sessions()
+    await sessions.read(broker.log, subjects)
+    recent = sum(since is None or last >= since for last in sessions.last.values())
     changes: list[Recorded] = []
     for stream, family in (("ACCESS", "access"), ("QUOTAS", "quota")):
         following = await broker.log.follow(stream, [subjects.family(family)], changes.append)  # type: ignore[arg-type]
         await following.close()
     live = {key: entry[0] for key in await broker.access.keys() if (entry := await broker.access.get(key)) is not None}
-    found = access_deviations(access_records(changes), live) + quota_deviations(changes, states)
+    found = access_deviations(access_records(changes), live) + quota_deviations(changes, sessions.states)
     ignored = [
-        Deviation(
-            model="sessions", what=moment.event.session, live=event_name(moment.event), rebuilt="ignored: illegal"
-        )
-        for history in recent
-        for moment in moments(history)
-        if not moment.legal
+        Deviation(model="sessions", what=each.session, live=each.event, rebuilt="ignored: illegal")
+        for each in sessions.ignored
+        if since is None or sessions.last[each.session] >= since
     ]
-    events = sum(len(history) for history in histories) + len(changes)
+    events = sessions.events + len(changes)
     seconds = time.perf_counter() - begun
     if as_json:
-        print_json({"sessions": len(recent), "events": events, "deviations": found, "ignored": ignored})
+        print_json({"sessions": recent, "events": events, "deviations": found, "ignored": ignored})
     else:
-        console.print(f"{events} events read in {seconds:.1f} s, {len(recent)} sessions folded", markup=False)
+        console.print(f"{events} events read in {seconds:.1f} s, {recent} sessions folded", markup=False)
         verdict = f"{len(found)} deviations" if found else "the live read models are what the log makes of them"
         console.print(verdict, markup=False, highlight=False)
         if found or ignored:

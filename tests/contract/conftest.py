@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import nats
 import pytest
 
 from schemas.subjects import Subjects
@@ -11,6 +10,7 @@ from services._runtime import topology
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
 from services._runtime.log import Bucket, Log
 from services._runtime.memory import MemoryBucket, MemoryLog
+from services._runtime.nats_client import QuickClient
 from services._runtime.settings import Retention
 from tests.support.broker import nats_server
 
@@ -23,7 +23,8 @@ async def log_and_bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
         yield MemoryLog(), MemoryBucket()
         return
     async with nats_server(tmp_path) as server:
-        client = await nats.connect(server.url)
+        client = QuickClient()
+        await client.connect(server.url)
         subjects = Subjects()
         await topology.apply(client.jetstream(), subjects, Retention())
         yield JetStreamLog(client, subjects), JetStreamBucket(client.jetstream(), subjects, "vault")

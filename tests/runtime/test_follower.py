@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import nats
 import pytest
 
 from schemas.session import SessionEvent, StartRequested
@@ -18,6 +17,7 @@ from services._runtime import topology
 from services._runtime.errors import TransientError
 from services._runtime.jetstream import JetStreamLog
 from services._runtime.log import Delivery, Recorded
+from services._runtime.nats_client import QuickClient
 from services._runtime.settings import Retention
 from tests.support.broker import NatsServer, nats_server
 from tests.support.samples import Story, stamp
@@ -38,7 +38,8 @@ async def opened(server: NatsServer) -> AsyncIterator[JetStreamLog]:
     async def ignored(_error: Exception) -> None:
         """The broker is away on purpose."""
 
-    client = await nats.connect(
+    client = QuickClient()
+    await client.connect(
         server.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, reconnected_cb=reconnected, error_cb=ignored
     )
     await topology.apply(client.jetstream(), SUBJECTS, Retention())
