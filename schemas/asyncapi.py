@@ -37,6 +37,15 @@ SENDERS = {
         "stop-requested",
         "session-ended",
     ),
+    "cloud-launcher": (
+        "job-created",
+        "job-submitted",
+        "job-status-changed",
+        "progress-reported",
+        "server-listening",
+        "stop-requested",
+        "session-ended",
+    ),
     "tunneler": ("tunnel-ready", "tunnel-lost", "stop-requested"),
     "operator-cli": (
         "stop-requested",
@@ -69,6 +78,14 @@ READERS = {
         "dead-letter-retried",
     ),
     "hpc-launcher": (
+        "start-admitted",
+        "stop-requested",
+        "session-ended",
+        "adoption-requested",
+        "end-requested",
+        "dead-letter-retried",
+    ),
+    "cloud-launcher": (
         "start-admitted",
         "stop-requested",
         "session-ended",

@@ -48,9 +48,10 @@ class HpcPlace(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 class CloudPlace(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="cloud"):
-    """Where on a cloud: which flavour of pod."""
+    """Where on a cloud: which flavour of pod, and which of the offered images by its name; empty: the first."""
 
     flavour: Annotated[str, Meta(min_length=1, max_length=64)]
+    image: Annotated[str, Meta(max_length=64)] = ""
 
 
 Place = HpcPlace | CloudPlace

@@ -74,6 +74,9 @@ class Nodes:
                 self._spawn(self._terminate(pod))
         elif "deletionTimestamp" in pod["metadata"] and not pod["metadata"].get("finalizers"):
             self._spawn(self._gone(pod))
+        elif uid in self._waiting and _gated(change.before) and not _gated(pod):
+            self._waiting[uid] = pod
+            self._spawn(self._place_waiting())
 
     async def kill(self, namespace: str, name: str, container: str, reason: str = "OOMKilled") -> None:
         """Kills a container's process."""
@@ -172,6 +175,8 @@ class Nodes:
 
     async def _place_waiting(self) -> None:
         for uid, pod in list(self._waiting.items()):
+            if _gated(pod):
+                continue
             node, why = self._fitting(pod)
             if self._waiting.get(uid) is not pod:
                 continue
@@ -264,6 +269,11 @@ class Nodes:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _gated(pod: Object | None) -> bool:
+    """Whether the scheduler must leave it alone still (`schedulingGates`)."""
+    return bool(pod and pod["spec"].get("schedulingGates"))
 
 
 def _named(pod: Object) -> dict[str, str]:

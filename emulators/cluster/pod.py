@@ -1,6 +1,6 @@
 """The life of one pod on its node: pull, start, restart, end. What it learns it writes into the pod's status.
 
-It probes nothing: a container that runs is ready.
+Of probes it knows readiness until it succeeds first; without one, a container that runs is ready.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from emulators.cluster.configuration import ClusterConfiguration, Image
 from emulators.cluster.kinds import KINDS, Object
+from emulators.cluster.probes import until_ready
 from emulators.cluster.store import Store, now
 from emulators.cluster.volumes import MissingError, PodFiles
 from emulators.processes import Step
@@ -188,7 +189,9 @@ class RunningPod:
         self._steps[name] = step
         self._acts.tell(pod, "Created", f"Created container: {name}")
         self._acts.tell(pod, "Started", f"Started container {name}")
-        self._state(name, {"running": {"startedAt": began}}, ready=True)
+        probe = container.get("readinessProbe")
+        self._state(name, {"running": {"startedAt": began}}, ready=not probe)
+        probing = asyncio.create_task(self._probe(name, probe, began))
         if self._ending.is_set():
             await step.stop(0.0)
         fault = asyncio.get_running_loop().call_later(image.fault_seconds, self._acts.fault, pod, image)
@@ -196,12 +199,18 @@ class RunningPod:
             fault.cancel()
         code = await step.wait()
         fault.cancel()
+        probing.cancel()
         del self._steps[name]
         reason = self._killed.pop(name, "Completed" if code == 0 else "Error")
         code = OOM_EXIT if reason == "OOMKilled" else code
         ended = {"exitCode": code, "reason": reason, "startedAt": began, "finishedAt": now()}
         self._state(name, {"terminated": {**ended, "containerID": f"emulated://{self.uid}/{name}"}})
         return code
+
+    async def _probe(self, name: str, probe: dict[str, Any] | None, began: str) -> None:
+        if probe:
+            await until_ready(probe, self.address)
+            self._state(name, {"running": {"startedAt": began}}, ready=True)
 
     async def _begun(self, pod: Object, container: dict[str, Any], image: Image) -> Step | None:
         name, log = (
@@ -241,10 +250,10 @@ class RunningPod:
                 if each["name"] == container:
                     if "terminated" in each["state"]:
                         each["lastState"] = each["state"]
-                    each |= {"state": state, "ready": ready, "started": ready}
+                    each |= {"state": state, "ready": ready, "started": "running" in state}
                     each["restartCount"] = each["restartCount"] if restarts is None else restarts
             every = all(each["ready"] for each in status.get("containerStatuses", []))
-            if ready and status.get("phase") == "Pending":
+            if "running" in state and status.get("phase") == "Pending":
                 status["phase"] = "Running"
             mark(status, "Ready", every, "" if every else "ContainersNotReady")
             mark(status, "ContainersReady", every, "" if every else "ContainersNotReady")

@@ -18,7 +18,13 @@ LABEL_VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?$")
 LABEL_KEY = re.compile(r"^([a-z0-9][-a-z0-9.]{0,252}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 DATA_KEY = re.compile(r"^[-._a-zA-Z0-9]{1,253}$")
 NAMES = {"services": SERVICE, "namespaces": LABEL}
-MUTABLE_IN_POD = ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "nodeName")
+MUTABLE_IN_POD = (
+    "schedulingGates",
+    "activeDeadlineSeconds",
+    "tolerations",
+    "terminationGracePeriodSeconds",
+    "nodeName",
+)
 SUBDOMAIN_RULE = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.'"
 
 
@@ -167,6 +173,8 @@ SPECS: dict[str, Callable[[Object], list[Cause]]] = {
 
 
 def _immutable(kind: Kind, found: Object, before: Object) -> list[Cause]:
+    if kind.plural == "pods" and not _gates(found) <= _gates(before):
+        return [("spec.schedulingGates", "FieldValueForbidden", "Forbidden: only deletion is allowed")]
     if kind.plural == "pods" and _fixed(found) != _fixed(before):
         told = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`, ..."
         return [("spec", "FieldValueForbidden", told)]
@@ -175,6 +183,10 @@ def _immutable(kind: Kind, found: Object, before: Object) -> list[Cause]:
     if kind.plural == "services" and found["spec"].get("clusterIP") != before["spec"].get("clusterIP"):
         return [_bad("spec.clusterIP", found["spec"].get("clusterIP"), "field is immutable")]
     return []
+
+
+def _gates(pod: Object) -> set[str]:
+    return {each["name"] for each in pod["spec"].get("schedulingGates") or []}
 
 
 def _fixed(pod: Object) -> Object:

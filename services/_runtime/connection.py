@@ -37,6 +37,7 @@ class Broker:
         self.vault = JetStreamBucket(self.log.js, configuration.subjects, "vault")
         self.access = JetStreamBucket(self.log.js, configuration.subjects, "access")
         self.tokens = JetStreamBucket(self.log.js, configuration.subjects, "tokens")
+        self.activity = JetStreamBucket(self.log.js, configuration.subjects, "activity")
         self.rpc = NatsRpc(client)
 
     @property

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from schemas.base import HubName, Slug, SystemName
 from schemas.subjects import Subjects
+from services._runtime.clouds import CatalogueEntry, CloudSystem, load_clouds
 from services._runtime.configuration import ConfigurationError, convert, read_toml
 from services._runtime.openid import SignInSettings
 from services._runtime.systems import System, load_systems
@@ -70,17 +71,23 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole configuration: the shared settings, the systems, and each service's own table, not yet read."""
+    """A whole configuration: the shared settings, the HPC systems, the clouds, and each service's own table, unread."""
 
     file: Path
     shared: Shared
     systems: dict[SystemName, System]
     sections: dict[str, Any]
+    clouds: dict[SystemName, CloudSystem] = {}
 
     @property
     def subjects(self) -> Subjects:
         """The subjects of this installation."""
         return Subjects(self.shared.installation.prefix)
+
+    @property
+    def catalogue(self) -> dict[SystemName, CatalogueEntry]:
+        """All systems, of either kind, by name."""
+        return {**self.systems, **self.clouds}
 
     @property
     def keys_folder(self) -> Path:
@@ -101,5 +108,6 @@ def load(file: Path) -> Configuration:
         if not isinstance(table, dict):
             raise ConfigurationError(f"{file}: {name} = {table!r}: must be a table; write [{name}]")
     shared = convert(tables, Shared, file=file)
-    systems = load_systems(file.parent / shared.installation.systems_folder)
-    return Configuration(file=file, shared=shared, systems=systems, sections=sections)
+    folder = file.parent / shared.installation.systems_folder
+    systems, clouds = load_systems(folder), load_clouds(folder)
+    return Configuration(file=file, shared=shared, systems=systems, sections=sections, clouds=clouds)

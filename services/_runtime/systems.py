@@ -6,6 +6,7 @@ A system is a place where servers run. Its file in `systems/` is named after it:
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -140,41 +141,57 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def load_systems(folder: Path) -> dict[SystemName, System]:
-    """All systems of a folder by name. Raises ConfigurationError for the first thing that is wrong."""
+    """The HPC systems of a folder by name. Raises ConfigurationError for the first thing that is wrong."""
+    return {system.name: system for system in map(load_system, system_files(folder, "hpc"))}
+
+
+def system_files(folder: Path, kind: str) -> list[Path]:
+    """The files of a folder that describe systems of one kind. Raises ConfigurationError where there is no file."""
     files = sorted(folder.glob("*.toml"))
     if not files:
         raise ConfigurationError(f"{folder}: no system is configured; put one file a system there, such as juwels.toml")
-    systems = [load_system(file) for file in files]
-    return {system.name: system for system in systems}
+    return [file for file in files if (read_toml(file).get("kind") == "cloud") == (kind == "cloud")]
 
 
-def load_system(file: Path) -> System:
-    """The system in a file. Relative file names in it count from the file's folder."""
+def system_name(file: Path) -> SystemName:
+    """The name of the system that a file describes. Raises ConfigurationError when it cannot be one."""
     try:
-        name = msgspec.convert(file.stem, Slug)
+        return SystemName(msgspec.convert(file.stem, Slug))
     except msgspec.ValidationError:
         raise ConfigurationError(
             f"{file}: a system's file is named after it, in lower-case letters, digits and dashes; rename it"
         ) from None
-    system = msgspec.structs.replace(convert(read_toml(file), System, file=file), name=SystemName(name))
+
+
+def load_system(file: Path) -> System:
+    """The system in a file. Relative file names in it count from the file's folder."""
+    name = system_name(file)
+    system = msgspec.structs.replace(convert(read_toml(file), System, file=file), name=name)
     _check_partitions(system, file)
     _check_grants(system, file)
-    _check_networks(system, file)
-    _check_second_factor(system, file)
+    check_networks(system.reach.networks, file)
+    low, high = system.job.ports
+    if low > high:
+        raise ConfigurationError(f"{file}: job.ports = [{low}, {high}]: the first must not be above the second")
+    check_second_factor(system.second_factor, file)
     site = msgspec.structs.replace(
         system.site,
-        delegation_key_file=_beside(file, system.site.delegation_key_file),
-        ca_file=_beside(file, system.site.ca_file),
+        delegation_key_file=beside(file, system.site.delegation_key_file),
+        ca_file=beside(file, system.site.ca_file),
     )
-    reach = system.reach
-    if isinstance(reach, SshReach):
-        reach = msgspec.structs.replace(
-            reach, key_file=_beside(file, reach.key_file), known_hosts_file=_beside(file, reach.known_hosts_file)
-        )
+    reach = with_files(system.reach, file) if isinstance(system.reach, SshReach) else system.reach
     return msgspec.structs.replace(system, site=site, reach=reach)
 
 
-def _beside(file: Path, name: str) -> str:
+def with_files(reach: SshReach, file: Path) -> SshReach:
+    """The reach with its key files by their full names."""
+    return msgspec.structs.replace(
+        reach, key_file=beside(file, reach.key_file), known_hosts_file=beside(file, reach.known_hosts_file)
+    )
+
+
+def beside(file: Path, name: str) -> str:
+    """A file named in another one, by its full name; empty stays empty."""
     return str(file.parent / name) if name else ""
 
 
@@ -190,8 +207,8 @@ def _check_partitions(system: System, file: Path) -> None:
             )
 
 
-def _check_second_factor(system: System, file: Path) -> None:
-    required = system.second_factor
+def check_second_factor(required: SecondFactor | None, file: Path) -> None:
+    """Raises ConfigurationError when a second factor is asked for that nobody could have."""
     if required is not None and not (required.levels or required.methods):
         raise ConfigurationError(
             f"{file}: second_factor names no levels and no methods; name what your provider's acr or amr says, "
@@ -212,14 +229,12 @@ def _keyed(grants: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
     return [(f"grants.{resource}", names) for resource, names in grants.items()]
 
 
-def _check_networks(system: System, file: Path) -> None:
-    for network in system.reach.networks:
+def check_networks(networks: Sequence[str], file: Path) -> None:
+    """Raises ConfigurationError for the first that is no network."""
+    for network in networks:
         try:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise ConfigurationError(
                 f"{file}: reach.networks = {network!r}: {error}; write it as 10.11.0.0/16"
             ) from None
-    low, high = system.job.ports
-    if low > high:
-        raise ConfigurationError(f"{file}: job.ports = [{low}, {high}]: the first must not be above the second")

@@ -16,7 +16,7 @@ from services._runtime.errors import TransientError
 from services._runtime.log import Stream
 from services._runtime.settings import Retention
 
-BUCKETS = ("leases", "vault", "access", "tokens")
+BUCKETS = ("leases", "vault", "access", "tokens", "activity")
 LEASE_SECONDS = 6.0
 """Time to live of a lease: what a dead owner costs before another takes over."""
 DEDUPLICATION_SECONDS = 120.0
@@ -78,9 +78,14 @@ def bucket_name(subjects: Subjects, bucket: str) -> str:
 
 def buckets(subjects: Subjects, retention: Retention) -> list[KeyValueConfig]:
     """The key-value buckets that should be."""
-    ttl = {"leases": LEASE_SECONDS, "vault": retention.vault_seconds, "access": 0.0, "tokens": retention.vault_seconds}
+    ttl = {"leases": LEASE_SECONDS, "access": 0.0}
     return [
-        KeyValueConfig(bucket=bucket_name(subjects, bucket), ttl=ttl[bucket], history=1, replicas=retention.replicas)
+        KeyValueConfig(
+            bucket=bucket_name(subjects, bucket),
+            ttl=ttl.get(bucket, retention.vault_seconds),
+            history=1,
+            replicas=retention.replicas,
+        )
         for bucket in BUCKETS
     ]
 

@@ -17,6 +17,7 @@ from schemas.lifecycle import Admitted, Ended, NotStarted, Requested, Stopping, 
 from schemas.session import SessionEvent, StartAdmitted, StartRejected, StartRequested, StepUp, StopRequested
 from schemas.subjects import Subjects
 from schemas.system import SystemDrained, SystemResumed
+from services._runtime.clouds import CatalogueEntry
 from services._runtime.connection import Broker
 from services._runtime.errors import TransientError
 from services._runtime.identity import Stamp
@@ -24,17 +25,17 @@ from services._runtime.log import Log, Recorded, Subscription
 from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
-from services._runtime.systems import System
 from services._runtime.tasks import end
 from services.accounts.access import AccessBook
 from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up, obey
-from services.accounts.entitlements import Refused, Rules, judge, lost_right
+from services.accounts.entitlements import Rules, judge, lost_right
 from services.accounts.identity_provider import OpenIdConnect
 from services.accounts.ledger import Ledger
 from services.accounts.second_factor import TooWeak, too_weak
 from services.accounts.settings import AccountsSettings, accounts_settings
 from services.accounts.sign_ins import SignInDesk
 from services.accounts.tokens import TokenKeeper
+from services.accounts.verdicts import Refused
 
 _log = structlog.get_logger("farlab.accounts")
 
@@ -56,7 +57,7 @@ def build(configuration: Configuration, broker: Broker) -> AccountsApp:
         log=broker.log,
         subjects=configuration.subjects,
         stamp=stamp,
-        systems=configuration.systems,
+        systems=configuration.catalogue,
         settings=settings,
     )
 
@@ -99,7 +100,7 @@ class AccountsApp:
         log: Log,
         subjects: Subjects,
         stamp: Stamp,
-        systems: dict[SystemName, System],
+        systems: dict[SystemName, CatalogueEntry],
         settings: AccountsSettings,
         desk: SignInDesk | None = None,
         now: Callable[[], datetime] = utc_now,

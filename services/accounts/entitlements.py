@@ -5,39 +5,24 @@ Quotas are not judged here: they need an atomic reservation.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from schemas.access import AccessRecord, OrganisationAccess, SystemAccess
 from schemas.base import SystemName, UserName
 from schemas.session import HpcPlace, Resources, StartRequested
+from services._runtime.clouds import CatalogueEntry, CloudSystem
 from services._runtime.systems import Partition, System
+from services.accounts.clouds import fits_cloud
 from services.accounts.organisations import allows, limit_of
-
-
-class Allowed(msgspec.Struct, frozen=True):
-    """The user may, and acts at the site under this identity."""
-
-    site_identity: str
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """The user may not: a code for programs, a message and a remedy for people."""
-
-    code: str
-    message: str
-    remedy: str
-
-
-Verdict = Allowed | Refused
+from services.accounts.verdicts import Allowed, Refused, Verdict, choose
 
 
 class Rules(msgspec.Struct, frozen=True):
     """What holds now: the systems, who may use what, and which systems take no starts and why."""
 
-    systems: Mapping[SystemName, System]
+    systems: Mapping[SystemName, CatalogueEntry]
     access: Mapping[UserName, AccessRecord]
     drained: Mapping[SystemName, str]
 
@@ -46,7 +31,7 @@ def judge(request: StartRequested, rules: Rules) -> Verdict:
     """The verdict on a start, by the first rule it breaks."""
     system = rules.systems.get(request.system)
     if system is None:
-        return Refused("unknown-system", f"There is no system {request.system!r}.", _choose("a system", rules.systems))
+        return Refused("unknown-system", f"There is no system {request.system!r}.", choose("a system", rules.systems))
     if (reason := rules.drained.get(request.system)) is not None:
         return Refused(
             "system-drained",
@@ -61,16 +46,18 @@ def judge(request: StartRequested, rules: Rules) -> Verdict:
             "Ask your support to enter you; log out and in again when they have.",
         )
     if request.vo not in record.vos:
-        return Refused("not-in-vo", f"You are not a member of {request.vo!r}.", _choose("an organisation", record.vos))
+        return Refused("not-in-vo", f"You are not a member of {request.vo!r}.", choose("an organisation", record.vos))
     organisation = next((each for each in record.organisations if each.name == request.vo), None)
     if organisation is not None and (refused := _as_member(request, organisation, system)) is not None:
         return refused
+    if isinstance(system, CloudSystem):
+        return fits_cloud(request, system)
     access = next((each for each in record.systems if each.system == request.system), None)
     if access is None:
         return Refused(
             "system-not-allowed",
             f"You have no account on {system.title}.",
-            _choose("a system", (each.system for each in record.systems)),
+            choose("a system", (each.system for each in record.systems)),
         )
     if not isinstance(request.place, HpcPlace):
         return Refused(
@@ -80,7 +67,7 @@ def judge(request: StartRequested, rules: Rules) -> Verdict:
     return refused or _fits_organisation(request, request.place, organisation) or Allowed(access.site_identity)
 
 
-def lost_right(request: StartRequested, record: AccessRecord | None, system: System | None) -> str:
+def lost_right(request: StartRequested, record: AccessRecord | None, system: CatalogueEntry | None) -> str:
     """Why the user of a session that was admitted may not use its place any more; empty while he may.
 
     Only rights count here: neither maintenance nor limits, nor the end of a workshop, take a running server away.
@@ -89,6 +76,9 @@ def lost_right(request: StartRequested, record: AccessRecord | None, system: Sys
         return "Nothing is known any more of what you may use."
     if request.vo not in record.vos:
         return f"You are not a member of {request.vo!r} any more."
+    if isinstance(system, CloudSystem):
+        verdict = fits_cloud(request, system)
+        return verdict.message if isinstance(verdict, Refused) else ""
     access = next((each for each in record.systems if each.system == request.system), None)
     if access is None:
         return f"You have no account on {system.title} any more."
@@ -96,7 +86,7 @@ def lost_right(request: StartRequested, record: AccessRecord | None, system: Sys
     return "" if refused is None else refused.message
 
 
-def _as_member(request: StartRequested, organisation: OrganisationAccess, system: System) -> Refused | None:
+def _as_member(request: StartRequested, organisation: OrganisationAccess, system: CatalogueEntry) -> Refused | None:
     name = organisation.title or organisation.name
     if not organisation.holds_at(request.at):
         begin, end = organisation.valid_from, organisation.valid_until
@@ -107,7 +97,7 @@ def _as_member(request: StartRequested, organisation: OrganisationAccess, system
         return Refused(
             "system-not-in-vo",
             f"{name} does not include {system.title}.",
-            _choose("a system", organisation.systems),
+            choose("a system", organisation.systems),
         )
     return None
 
@@ -140,21 +130,21 @@ def _place(place: HpcPlace, access: SystemAccess, system: System) -> Refused | N
         return Refused(
             "account-not-allowed",
             f"You may not use the account {place.account!r} on {system.title}.",
-            _choose("an account", (each.name for each in access.accounts), place.account),
+            choose("an account", (each.name for each in access.accounts), place.account),
         )
     project = next((each for each in account.projects if each.name == place.project), None)
     if project is None:
         return Refused(
             "project-not-allowed",
             f"The account {place.account!r} may not use the project {place.project!r} on {system.title}.",
-            _choose("a project", (each.name for each in account.projects), place.project),
+            choose("a project", (each.name for each in account.projects), place.project),
         )
     allowed = [name for name in (project.partitions or system.partitions) if name in system.partitions]
     if place.partition not in allowed:
         return Refused(
             "partition-not-allowed",
             f"The project {place.project!r} may not run on the partition {place.partition!r} of {system.title}.",
-            _choose("a partition", allowed, place.partition),
+            choose("a partition", allowed, place.partition),
         )
     return None
 
@@ -176,7 +166,7 @@ def _fits(request: StartRequested, system: System) -> Refused | None:
         return Refused(
             "reservation-not-allowed",
             f"The reservation {asked.reservation!r} is not offered on the partition {name!r}.",
-            _choose("a reservation", partition.reservations) if partition.reservations else "Leave it out.",
+            choose("a reservation", partition.reservations) if partition.reservations else "Leave it out.",
         )
     return None
 
@@ -190,12 +180,3 @@ def _limits(asked: Resources, partition: Partition) -> list[tuple[str, int | Non
         ("gpus", asked.gpus, 0, partition.gpus_per_node * asked.nodes),
         ("memory_bytes", asked.memory_bytes if memory else None, 1, (memory or 0) * asked.nodes),
     ]
-
-
-def _choose(what: str, names: Iterable[str], wanted: str = "") -> str:
-    choices = list(names)
-    if not choices:
-        return "Ask your support: nothing is open to you here."
-    if near := difflib.get_close_matches(wanted, choices, 1):
-        return f"Did you mean {near[0]!r}?"
-    return f"Choose {what}: {', '.join(choices[:10])}{' ...' if len(choices) > 10 else ''}."

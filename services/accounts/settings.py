@@ -96,8 +96,9 @@ def accounts_settings(configuration: Configuration) -> AccountsSettings:
             )
     settings = msgspec.structs.replace(settings, organisations=organisations)
     for quota in settings.quotas:
-        if quota.system not in configuration.systems:
-            raise ConfigurationError(f"{file}: accounts.quotas: no system {quota.system!r}; there are: {known}")
+        if quota.system not in configuration.catalogue:
+            there = ", ".join(configuration.catalogue)
+            raise ConfigurationError(f"{file}: accounts.quotas: no system {quota.system!r}; there are: {there}")
     return settings
 
 
@@ -111,9 +112,13 @@ def _canonical(organisation: Organisation, configuration: Configuration, file: P
                 f"{where}: groups = {group!r}: not a group; write it as urn:geant:example.org:group:ai:workshop"
             )
         groups.append(name)
-    for name in (*organisation.systems, *organisation.limits):
-        if name not in configuration.systems:
-            raise ConfigurationError(f"{where}: no system {name!r}; there are: {', '.join(configuration.systems)}")
+    for names, known_systems in (
+        (organisation.systems, list(configuration.catalogue)),
+        (organisation.limits, list(configuration.systems)),
+    ):
+        for name in names:
+            if name not in known_systems:
+                raise ConfigurationError(f"{where}: no system {name!r}; there are: {', '.join(known_systems)}")
     for name, partitions in organisation.limits.items():
         known = configuration.systems[SystemName(name)].partitions
         for partition in partitions:

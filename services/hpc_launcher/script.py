@@ -7,36 +7,23 @@ from __future__ import annotations
 
 import re
 import shlex
-from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from schemas.secrets import Certificates, JobSecrets
+from schemas.secrets import JobSecrets
 from schemas.session import HpcPlace, StartAdmitted, StartRequested
+from services._runtime import server_start
 from services._runtime.errors import PermanentError
+from services._runtime.server_start import SECRETS_FILE
 from services._runtime.systems import Job, SshReach, System
 from services.hpc_launcher.ports import JobDescription, Marks, Owner
 
-SECRETS_FILE = "farlab-secrets.json"
 PROGRESS_FILE = "farlab-progress.jsonl"
 ENDPOINT_FILE = "farlab-endpoint.json"
-SERVER_ARGUMENTS = ("-m", "jupyterhub.singleuser", "--ServerApp.jpserver_extensions=farlab_proof=True")
 
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}")
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the job reads from its secret file: how to run the user's server, and with which secrets."""
-
-    environment: dict[str, str]
-    proof_key: str
-    certificates: Certificates | None
-    base_url: str
-    ports: tuple[int, int]
-    server_start_seconds: float
-    arguments: tuple[str, ...]
 
 
 def owner_of(request: StartRequested, admission: StartAdmitted) -> Owner:
@@ -67,8 +54,8 @@ def description(system: System, installation: str, request: StartRequested, owne
         arguments=("start.sh",),
         files={
             "start.sh": start_script(system.job),
-            "farlab_job.py": _payload("farlab_job.py"),
-            "farlab_proof.py": _payload("farlab_proof.py"),
+            "farlab_job.py": server_start.payload("farlab_job.py"),
+            "farlab_proof.py": server_start.payload("farlab_proof.py"),
         },
         partition=place.partition if isinstance(place, HpcPlace) else "",
         project=owner.project,
@@ -97,29 +84,20 @@ def _progress_line(percent: int, message: str) -> str:
 
 def secret_files(system: System, request: StartRequested, secrets: JobSecrets) -> dict[str, bytes]:
     """The files that only the job's owner may read."""
-    environment = hub_reached_from_job(secrets.environment, system)
-    plan = Plan(
-        environment={**request.environment, **environment},
-        proof_key=secrets.proof_key,
-        certificates=secrets.certificates,
-        base_url=request.base_url if request.base_url.endswith("/") else request.base_url + "/",
+    plan = server_start.plan(
+        request,
+        secrets,
+        hub_reached_from_job(secrets.environment, system),
         ports=system.job.ports,
         server_start_seconds=system.job.server_start_seconds,
-        arguments=SERVER_ARGUMENTS,
     )
     return {SECRETS_FILE: msgspec.json.encode(plan)}
 
 
 def hub_reached_from_job(environment: dict[str, str], system: System) -> dict[str, str]:
-    """The environment with the hub's address as jobs of the system reach it, in every variable that begins with it."""
-    old = environment.get("JUPYTERHUB_API_URL", "").rstrip("/")
-    new = _hub_api_url(old, system)
-    if not old or not new or new == old:
-        return environment
-    return {
-        name: new + value[len(old) :] if value == old or value.startswith(old + "/") else value
-        for name, value in environment.items()
-    }
+    """The environment with the hub's address as jobs of the system reach it."""
+    url = _hub_api_url(environment.get("JUPYTERHUB_API_URL", "").rstrip("/"), system)
+    return server_start.hub_reached_at(url, environment)
 
 
 def _hub_api_url(url: str, system: System) -> str:
@@ -168,10 +146,6 @@ def progress_lines(content: bytes) -> tuple[list[ProgressLine], int]:
         if message:
             lines.append(ProgressLine(min(max(said.percent, 0), 100), message))
     return lines, done
-
-
-def _payload(name: str) -> str:
-    return files("services.hpc_launcher.job_payload").joinpath(name).read_text(encoding="utf-8")
 
 
 def core_seconds(system: System, request: StartRequested, seconds: float) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ import structlog
 from schemas.access import AccessRecord
 from schemas.base import HubName, SessionId, SystemName
 from schemas.lifecycle import Ended, NotStarted, Ready, SessionState
-from schemas.session import AnySessionEvent, StartRequested, StopRequested, TunnelReady
+from schemas.session import AnySessionEvent, CloudPlace, StartRequested, StopRequested, TunnelReady
 from schemas.subjects import slug
 from services._runtime import connection
 from services._runtime.configuration import ConfigurationError
@@ -39,6 +39,9 @@ from services.hub_bridge.sign_ins import SignIns
 
 ATTACHED_AS = "farlab_bridge"
 RETRY_SECONDS = 1.0
+USED_NEWS = timedelta(seconds=20)
+"""Activity that is no more recent than this is not worth a word."""
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 WENT_BACK_CODE = 70
 """The hub's exit code when the event log is older than what it read from it."""
 
@@ -59,6 +62,10 @@ class Broker(Protocol):
     @property
     def access(self) -> Bucket:
         """Who may use what."""
+
+    @property
+    def activity(self) -> Bucket:
+        """When sessions were last used."""
 
     @property
     def rpc(self) -> Rpc:
@@ -82,6 +89,7 @@ class _Parts(msgspec.Struct, frozen=True):
     sessions: Sessions
     vault: Vault
     access: Bucket
+    activity: Bucket
     sign_ins: SignIns
 
 
@@ -116,6 +124,7 @@ class Bridge:
         self._stamp: Stamp = stamp_of(configuration, SERVICE, now)
         self._spawners: dict[SessionId, Attached] = {}
         self._disowned: set[SessionId] = set()
+        self._used: dict[SessionId, datetime] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
         self._parts: _Parts | None = None
@@ -162,12 +171,28 @@ class Bridge:
         await self.opened(self.settings.broker_seconds)
         entry = await self._opened().access.get(slug(user))
         record = msgspec.json.decode(entry[0], type=AccessRecord) if entry is not None else None
-        return offer(self.configuration.systems, record, self.now())
+        return offer(self.configuration.systems, record, self.now(), self.configuration.clouds)
 
     def title(self, system: str) -> str:
         """A system's name as people know it."""
-        known = self.configuration.systems.get(SystemName(system))
+        known = self.configuration.catalogue.get(SystemName(system))
         return system if known is None else known.title
+
+    async def used(self, session: SessionId, at: datetime | None) -> None:
+        """Says when a session on a cloud was last used, where that is news; its launcher ends what nobody uses.
+
+        Never raises: the next time is soon enough.
+        """
+        state = self.sessions.state(session)
+        if at is None or not isinstance(state, Ready) or not isinstance(state.request.place, CloudPlace):
+            return
+        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        if at > self._used.get(session, _LONG_AGO) + USED_NEWS:
+            try:
+                await self._opened().activity.put(session, at.isoformat().encode())
+                self._used[session] = at
+            except TransientError as error:
+                _log.info("activity not told", session=session, reason=error.reason)
 
     def attach(self, session: SessionId, spawner: Attached) -> None:
         """Tells `spawner` from now on what happens to the session."""
@@ -220,7 +245,7 @@ class Bridge:
                 stamp=self._stamp,
                 hub=self.hub,
             )
-            self._parts = _Parts(sessions, vault, broker.access, sign_ins)
+            self._parts = _Parts(sessions, vault, broker.access, broker.activity, sign_ins)
             sessions.watch(self._watch)
             self._open.set()
             await _until_it_works(self.sweep)
@@ -244,6 +269,7 @@ class Bridge:
         if isinstance(event, StartRequested) and event.session in self._disowned:
             self.begin(self._withdraw(event))
         if isinstance(state, Ended):
+            self._used.pop(event.session, None)
             self.begin(self._forget(event.session))
             if spawner is not None:
                 self.begin(spawner.ended())

@@ -12,6 +12,7 @@ from schemas.base import SessionId, SignInId, SystemName, UserName
 from schemas.session import StartRequested
 from services._runtime.errors import TransientError
 from services.hub_bridge.bridge import Bridge
+from services.hub_bridge.clouds import CloudChoice
 from services.hub_bridge.errors import LogAwayError, StartError
 from services.hub_bridge.form import options_form
 from services.hub_bridge.options import Choice, OptionsError, choose, from_form
@@ -25,7 +26,7 @@ async def form_for(bridge: Bridge, user: str, last: Mapping[str, object]) -> str
         raise LogAwayError from None
 
 
-async def choice_for(bridge: Bridge, user: str, options: Mapping[str, object]) -> Choice:
+async def choice_for(bridge: Bridge, user: str, options: Mapping[str, object]) -> Choice | CloudChoice:
     """What a user chose, complete and allowed. Raises StartError with one line, or LogAwayError."""
     try:
         return choose(options, await bridge.offer(user))
@@ -45,7 +46,12 @@ async def options_in(bridge: Bridge, user: str, form: Mapping[str, Sequence[obje
 
 
 def start_requested(
-    bridge: Bridge, user: str, server_name: str, base_url: str, choice: Choice, sign_in: SignInId | None = None
+    bridge: Bridge,
+    user: str,
+    server_name: str,
+    base_url: str,
+    choice: Choice | CloudChoice,
+    sign_in: SignInId | None = None,
 ) -> StartRequested:
     """The start of a new session, asked for by a browser with this sign-in, or by a program.
 

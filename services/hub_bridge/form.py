@@ -23,7 +23,11 @@ def _environment() -> Environment:
 def options_form(offer: Offer, last: Mapping[str, object]) -> str:
     """The form's inner HTML, filled in with the options of the last start as far as they are still possible."""
     template = _environment().get_template("farlab_options.html")
-    systems = {name: system for each in offer.organisations.values() for name, system in each.systems.items()}
+    systems = {
+        name: system
+        for each in offer.organisations.values()
+        for name, system in [*each.systems.items(), *each.clouds.items()]
+    }
     return template.render(
         offer=offer, systems=systems, offer_json=script_json(offer), last_json=script_json(_plain(last))
     )

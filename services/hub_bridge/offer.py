@@ -9,7 +9,9 @@ import msgspec
 
 from schemas.access import AccessRecord, OrganisationAccess, PartitionLimit, SystemAccess
 from schemas.base import SystemName
+from services._runtime.clouds import CloudSystem
 from services._runtime.systems import Partition, System
+from services.hub_bridge.clouds import CloudOffer, cloud_offers
 
 
 class PartitionOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,7 @@ class OrganisationOffer(msgspec.Struct, frozen=True, kw_only=True):
 
     title: str
     systems: dict[str, SystemOffer]
+    clouds: dict[str, CloudOffer] = {}
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +54,12 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 NOTHING = Offer(organisations={})
 
 
-def offer(systems: Mapping[SystemName, System], record: AccessRecord | None, now: datetime) -> Offer:
+def offer(
+    systems: Mapping[SystemName, System],
+    record: AccessRecord | None,
+    now: datetime,
+    clouds: Mapping[SystemName, CloudSystem] | None = None,
+) -> Offer:
     """What the user may choose from now, by the catalogue and the user's access. What leads nowhere is left out."""
     if record is None:
         return NOTHING
@@ -61,11 +69,17 @@ def offer(systems: Mapping[SystemName, System], record: AccessRecord | None, now
     usable = {name: system for name, system in offered.items() if system.accounts}
     known = {each.name: each for each in record.organisations}
     members = [known.get(name) or OrganisationAccess(name=name) for name in record.vos]
-    organisations = {each.name: _organisation(each, usable) for each in members if each.holds_at(now)}
-    return Offer(organisations={name: each for name, each in organisations.items() if each.systems})
+    organisations = {
+        each.name: _organisation(each, usable, cloud_offers(clouds or {}, each))
+        for each in members
+        if each.holds_at(now)
+    }
+    return Offer(organisations={name: each for name, each in organisations.items() if each.systems or each.clouds})
 
 
-def _organisation(organisation: OrganisationAccess, systems: Mapping[SystemName, SystemOffer]) -> OrganisationOffer:
+def _organisation(
+    organisation: OrganisationAccess, systems: Mapping[SystemName, SystemOffer], clouds: dict[str, CloudOffer]
+) -> OrganisationOffer:
     limits = {(each.system, each.partition): each for each in organisation.limits}
     return OrganisationOffer(
         title=organisation.title or organisation.name,
@@ -80,6 +94,7 @@ def _organisation(organisation: OrganisationAccess, systems: Mapping[SystemName,
             for name, system in systems.items()
             if not organisation.systems or name in organisation.systems
         },
+        clouds=clouds,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from schemas.session import HpcPlace, Resources
+from services.hub_bridge.clouds import CloudChoice, CloudOffer
 from services.hub_bridge.offer import Offer, PartitionOffer, SystemOffer
 
 FIELDS = (
@@ -19,6 +20,8 @@ FIELDS = (
     "account",
     "project",
     "partition",
+    "flavour",
+    "image",
     "runtime_minutes",
     "nodes",
     "cores",
@@ -95,7 +98,7 @@ def from_form(form: Mapping[str, Sequence[object]]) -> dict[str, object]:
     return options
 
 
-def choose(options: Mapping[str, object], offer: Offer) -> Choice:
+def choose(options: Mapping[str, object], offer: Offer) -> Choice | CloudChoice:
     """The complete choice. What is left out and has only one possible value takes that value.
 
     Raises OptionsError for the first option that cannot be.
@@ -114,13 +117,33 @@ def choose(options: Mapping[str, object], offer: Offer) -> Choice:
             "system", options.get("system"), "no system is open to you", "ask your support for an account on one"
         )
     vo = _one_of("vo", options, offer.organisations, first=True)
-    systems = offer.organisations[vo].systems
-    name = _one_of("system", options, systems)
+    systems, clouds = offer.organisations[vo].systems, offer.organisations[vo].clouds
+    name = _one_of("system", options, [*systems, *clouds])
+    if name in clouds:
+        return _on_cloud(options, vo, name, clouds[name])
     system = systems[name]
     account = _one_of("account", options, system.accounts)
     project = _one_of("project", options, system.accounts[account])
     partition = _one_of("partition", options, system.accounts[account][project])
     return _with_resources(options, system, Placing(vo, name, account, project, partition))
+
+
+def _on_cloud(options: Mapping[str, object], vo: str, name: str, cloud: CloudOffer) -> CloudChoice:
+    flavour = _one_of("flavour", options, cloud.flavours, first=True)
+    image = _one_of("image", options, cloud.images, first=True)
+    limits = cloud.flavours[flavour]
+    most = limits.max_runtime_minutes
+    return CloudChoice(
+        system=name,
+        vo=vo,
+        flavour=flavour,
+        image=image,
+        runtime_minutes=_number("runtime_minutes", options, 1, most, most, "the flavour's"),
+        cores=cloud.cores[flavour],
+        gpus=limits.gpus,
+        memory_bytes=cloud.memory_bytes[flavour],
+        software=_one_of("software", options, SOFTWARE, first=True),
+    )
 
 
 class Placing(msgspec.Struct, frozen=True):
@@ -167,7 +190,9 @@ def _one_of(field: str, options: Mapping[str, object], allowed: Iterable[str], *
     raise OptionsError(field, value, problem, f"did you mean {near[0]}?" if near else f"choose one of: {_list(names)}")
 
 
-def _number(field: str, options: Mapping[str, object], least: int, most: int, default: int) -> int:
+def _number(
+    field: str, options: Mapping[str, object], least: int, most: int, default: int, whose: str = "the partition's"
+) -> int:
     value = options.get(field)
     if value is None:
         return default
@@ -177,7 +202,7 @@ def _number(field: str, options: Mapping[str, object], least: int, most: int, de
     if isinstance(value, bool) or not isinstance(value, int):
         raise OptionsError(field, value, "not a whole number", remedy)
     if not least <= value <= most:
-        raise OptionsError(field, value, "outside the partition's limits", remedy)
+        raise OptionsError(field, value, f"outside {whose} limits", remedy)
     return value
 
 

@@ -12,10 +12,12 @@ import msgspec
 
 from schemas.base import HubName, SessionId
 from schemas.secrets import CertificateProof, Certificates, HmacProof, JobSecrets
+from schemas.session import CloudPlace, HpcPlace, Place
 from services._runtime.vault import Vault
 
 SERVICE = "hub-bridge"
-LAUNCHER = "hpc-launcher"
+LAUNCHERS: Mapping[type[Place], str] = {HpcPlace: "hpc-launcher", CloudPlace: "cloud-launcher"}
+"""Who starts the server, by the kind of its place."""
 TUNNELER = "tunneler"
 ACCOUNTS = "accounts"
 
@@ -28,14 +30,19 @@ class HubSecrets(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def seal(
-    vault: Vault, session: SessionId, hub: HubName, environment: Mapping[str, str], certificates: Certificates | None
+    vault: Vault,
+    session: SessionId,
+    hub: HubName,
+    environment: Mapping[str, str],
+    certificates: Certificates | None,
+    launcher: str = LAUNCHERS[HpcPlace],
 ) -> None:
     """Seals to each recipient what it needs of a session's secrets: the token, the job's environment, the proof."""
     key = secrets.token_hex(32)
     job = JobSecrets(environment=dict(environment), proof_key=key, certificates=certificates)
     proof = HmacProof(key=key) if certificates is None else CertificateProof(sha256=fingerprint(certificates.certfile))
     await vault.put(session, SERVICE, HubSecrets(hub=hub, api_token=environment.get("JUPYTERHUB_API_TOKEN", "")))
-    await vault.put(session, LAUNCHER, job)
+    await vault.put(session, launcher, job)
     await vault.put(session, TUNNELER, proof)
 
 

@@ -29,7 +29,7 @@ from services.hub_bridge.bridge import Bridge
 from services.hub_bridge.choosing import choice_for, form_for, options_in, start_requested
 from services.hub_bridge.errors import LogAwayError, NotAnsweringError, SessionEndedError, TooLateError
 from services.hub_bridge.progress import messages, step_up_url
-from services.hub_bridge.secrets import HubSecrets, read_certificates, seal
+from services.hub_bridge.secrets import LAUNCHERS, HubSecrets, read_certificates, seal
 from services.hub_bridge.sessions import ENDING
 from services.hub_bridge.sign_in import kept_sign_in
 from services.hub_bridge.take_up import take_up
@@ -239,7 +239,8 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         """Secrets and JupyterHub's record first: whoever reads `start-requested` finds them."""
         bridge = self.bridge
         try:
-            await seal(bridge.vault, request.session, bridge.hub, self.get_env(), self._certificates)
+            launcher = LAUNCHERS[type(request.place)]
+            await seal(bridge.vault, request.session, bridge.hub, self.get_env(), self._certificates, launcher=launcher)
             self._token_row = records.token_id(self)
             records.save_state(self)
             asked = await bridge.sessions.record(request)
@@ -283,6 +284,7 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
             return 0
         await self.bridge.opened()
         await self._seek_token(self._session)
+        await self.bridge.used(self._session, self.orm_spawner.last_activity)
         match self.bridge.sessions.state(self._session):
             case NotStarted():
                 return 0

@@ -16,10 +16,11 @@ import aiohttp
 import msgspec
 
 from schemas.base import SystemName
+from services._runtime.clouds import CatalogueEntry, CloudSystem
 from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import TransientError
 from services._runtime.settings import Configuration
-from services._runtime.systems import SshReach, System
+from services._runtime.systems import SshReach
 from services.operator_cli.emulated_sign_in import emulated
 from services.operator_cli.leftovers import Server, left_behind
 from services.operator_cli.output import console, errors, print_json, print_table
@@ -84,9 +85,9 @@ async def check_hub(
     configuration: Configuration, hub: str, token: str, user: str, system: str, *, as_json: bool
 ) -> int:
     """The exit code of `farlab check`. Raises ConfigurationError for a system or user that is not configured."""
-    if system and system not in configuration.systems:
+    if system and system not in configuration.catalogue:
         raise ConfigurationError(
-            f"--system {system}: there is no such system; there are: {', '.join(configuration.systems)}"
+            f"--system {system}: there is no such system; there are: {', '.join(configuration.catalogue)}"
         )
     names = [each["name"] for each in _users(configuration)]
     if user and user not in names:
@@ -112,14 +113,14 @@ async def probe_all(
         for each in _users(configuration):
             if user and each["name"] != user:
                 continue
-            for name, options in places(each, configuration.systems).items():
+            for name, options in places(each, configuration.systems, configuration.clouds).items():
                 if name in probed or (system and name != system):
                     continue
                 probed.add(name)
-                way = way_to(configuration.systems[SystemName(name)])
+                way = way_to(configuration.catalogue[SystemName(name)])
                 result.systems.append(await probe(hub, each["name"], options, way, say))
     who = f"{user} may not" if user else "no configured user may"
-    missing = [name for name in configuration.systems if name not in probed and (not system or name == system)]
+    missing = [name for name in configuration.catalogue if name not in probed and (not system or name == system)]
     result.problems += [f"{who} use {name}, so it was not probed" for name in missing]
     with _timed(result, "nothing is left of the sessions"):
         servers = [Server(report.user, report.server) for report in result.systems]
@@ -146,9 +147,9 @@ async def _sign_in_and_out(result: Result, source: Configuration, url: str, pass
         _say(f"{phase.name} {phase.seconds:.2f} s {phase.detail}")
 
 
-def way_to(system: System) -> Way:
+def way_to(system: CatalogueEntry) -> Way:
     """How a server on the system must be reached: known where compute and login nodes are emulated. Pure."""
-    if system.emulated is None:
+    if isinstance(system, CloudSystem) or system.emulated is None:
         return Way()
     via = system.emulated.login_node if isinstance(system.reach, SshReach) else ""
     return Way(via=via, nodes=system.emulated.compute_nodes)

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from services._runtime.clouds import CloudSystem
 from services._runtime.settings import Shared
 from services._runtime.systems import System
 from services.accounts.settings import AccountsSettings
+from services.cloud_launcher.settings import CloudLauncherSettings
 from services.hpc_launcher.settings import HpcLauncherSettings
 from services.hub_bridge.settings import HubBridgeSettings
 from services.tunneler.settings import TunnelerSettings
@@ -36,10 +38,12 @@ def page() -> str:
         ("[hub_bridge]", HubBridgeSettings),
         ("[accounts]", AccountsSettings),
         ("[hpc_launcher]", HpcLauncherSettings),
+        ("[cloud_launcher]", CloudLauncherSettings),
         ("[tunneler]", TunnelerSettings),
     ):
         parts += _table(title, settings)
-    parts += ["## systems/NAME.toml\n", *_table("the file", System)]
+    parts += ["## systems/NAME.toml of an HPC system\n", *_table("the file", System)]
+    parts += ["## systems/NAME.toml of a cloud\n", *_table("the file", CloudSystem)]
     return "\n".join(parts)
 
 

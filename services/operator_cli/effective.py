@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import tomli_w
 
 from services._runtime.configuration import read_toml
 from services._runtime.settings import Configuration, load
@@ -19,8 +18,10 @@ from services._runtime.systems import SshReach, System
 from services.accounts.rights.claims import rights_in
 from services.accounts.rights.tree import accesses
 from services.accounts.settings import accounts_settings
+from services.operator_cli.emulated_clouds import write_effective_clouds
 from services.operator_cli.emulated_sign_in import emulated, sign_in_table
 from services.operator_cli.state_folder import HOST, Ports, StateFolder
+from services.operator_cli.toml_files import write_toml
 
 EMULATORS = (("login", "emulators.login_node"), ("site", "emulators.unicore_site"))
 """The parts of an emulated system and the modules to run."""
@@ -62,7 +63,7 @@ def write_emulators(state: StateFolder, source: Configuration, ports: Ports) -> 
                 "networks": system.reach.networks,
                 "listen": [f"{system.emulated.login_node}:{ports.remote_forward[name]}"],
             }
-            _write(folder / "login.toml", login)
+            write_toml(folder / "login.toml", login)
         site = {
             "folder": str(folder / "site"),
             "host": HOST,
@@ -82,7 +83,7 @@ def write_emulators(state: StateFolder, source: Configuration, ports: Ports) -> 
             "users": [*site_users(users, name), *users_by_claims(source, system)],
             "trusted": {system.site.issuer_dn: str(state.path / "keys" / "delegation.pub.pem")},
         }
-        _write(folder / "site.toml", site)
+        write_toml(folder / "site.toml", site)
         sites[name] = EmulatedSite(folder)
     return sites
 
@@ -138,8 +139,9 @@ def write_configuration(
         _keep_files(table, system)
         if name in sites:
             _fill_in(table, system, state, ports, sites[name])
-        _write(folder / f"{name}.toml", table)
-    _write(state.configuration_file, tables)
+        write_toml(folder / f"{name}.toml", table)
+    write_effective_clouds(state, source, ports)
+    write_toml(state.configuration_file, tables)
     return load(state.configuration_file)
 
 
@@ -207,9 +209,3 @@ def _fill_in(table: dict[str, Any], system: System, state: StateFolder, ports: P
             },
         )
     table.setdefault("job", {}).update(python=sys.executable, hub_api_url=f"http://{hub_host}:{hub_port}/hub/api")
-
-
-def _write(file: Path, table: dict[str, Any]) -> None:
-    temporary = file.with_suffix(".new")
-    temporary.write_text(tomli_w.dumps(table))
-    temporary.replace(file)

@@ -13,8 +13,10 @@ from schemas.base import SessionId
 from schemas.lifecycle import Ended, SessionState
 from schemas.quota import QuotaUpdated, Released, Reserved
 from schemas.session import StartRequested, TunnelReady
+from services._runtime.api_server import ApiServer
+from services._runtime.clouds import CloudSystem
 from services._runtime.connection import Broker, connect
-from services._runtime.errors import TransientError
+from services._runtime.errors import PermanentError, TransientError
 from services._runtime.log import Recorded
 from services._runtime.settings import Configuration
 from services._runtime.systems import UnicoreSite
@@ -25,6 +27,13 @@ PATIENCE_SECONDS = 20.0
 LOOK_SECONDS = 0.1
 SITE_SECONDS = 10.0
 CONNECT_SECONDS = 2.0
+
+OBJECTS = (
+    ("/api/v1", "pods"),
+    ("/api/v1", "services"),
+    ("/api/v1", "secrets"),
+    ("/apis/networking.k8s.io/v1", "networkpolicies"),
+)
 
 Place = tuple[str, int]
 
@@ -78,6 +87,9 @@ async def _look(configuration: Configuration, broker: Broker, servers: Collectio
     for name, system in configuration.systems.items():
         if system.emulated is not None and isinstance(system.site, UnicoreSite):
             found += await _jobs(name, system.site, traced.states)
+    for name, cloud in configuration.clouds.items():
+        if cloud.emulated is not None:
+            found += await _objects(name, cloud, traced.states)
     return found
 
 
@@ -148,3 +160,21 @@ async def _jobs(name: str, site: UnicoreSite, sessions: Collection[str]) -> list
         for job in jobs
         if any(_mentions(tag, sessions) for tag in job["tags"])
     ]
+
+
+async def _objects(name: str, cloud: CloudSystem, sessions: Collection[str]) -> list[str]:
+    """Objects of these sessions that an emulated cluster still has. Users' volumes are kept."""
+    site = cloud.site
+    api = ApiServer(cloud.title, kubeconfig=site.kubeconfig, concurrent_requests=4, timeout_seconds=SITE_SECONDS)
+    left = []
+    try:
+        for base, kind in OBJECTS:
+            operation = f"looking for {kind}"
+            answer = await api.call(operation, "GET", f"{base}/namespaces/{site.namespace}/{kind}")
+            names = [each["metadata"]["name"] for each in msgspec.json.decode(answer)["items"]]
+            left += [f"{kind} {each} on {name}" for each in names if _mentions(each, sessions)]
+    except PermanentError as error:
+        raise TransientError(error.reason) from None
+    finally:
+        await api.close()
+    return left

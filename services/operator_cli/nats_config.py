@@ -19,32 +19,40 @@ from services._runtime.topology import bucket_name, stream_name
 from services._runtime.vault import write_secret_file
 from services.operator_cli.sandbox.mapping import REPLAY_HUB
 
-SERVICES = ("hub-bridge", "accounts", "hpc-launcher", "tunneler", "operator-cli")
+SERVICES = ("hub-bridge", "accounts", "hpc-launcher", "cloud-launcher", "tunneler", "operator-cli")
 
+LAUNCHER_EVENTS = (
+    "job-created",
+    "job-submitted",
+    "job-status-changed",
+    "progress-reported",
+    "server-listening",
+    "stop-requested",
+    "session-ended",
+)
 SESSION_EVENTS = {
     "hub-bridge": ("start-requested", "server-ready", "stop-requested"),
     "accounts": ("start-waiting", "start-admitted", "start-rejected", "stop-requested", "session-ended"),
-    "hpc-launcher": (
-        "job-created",
-        "job-submitted",
-        "job-status-changed",
-        "progress-reported",
-        "server-listening",
-        "stop-requested",
-        "session-ended",
-    ),
+    "hpc-launcher": LAUNCHER_EVENTS,
+    "cloud-launcher": LAUNCHER_EVENTS,
     "tunneler": ("tunnel-ready", "tunnel-lost", "stop-requested"),
     "operator-cli": ("stop-requested",),
 }
 WRITES = {
-    "hub-bridge": ("vault",),
+    "hub-bridge": ("vault", "activity"),
     "accounts": ("vault", "access", "leases", "tokens"),
     "hpc-launcher": ("vault", "leases"),
+    "cloud-launcher": ("vault", "leases"),
     "tunneler": ("vault", "leases"),
     "operator-cli": ("vault",),
 }
 """Buckets a service may write to. Who may use what is written by accounts alone."""
-READS = {**WRITES, "hub-bridge": ("vault", "access"), "operator-cli": ("vault", "access", "leases")}
+READS = {
+    **WRITES,
+    "hub-bridge": ("vault", "access", "activity"),
+    "cloud-launcher": ("vault", "leases", "activity"),
+    "operator-cli": ("vault", "access", "leases"),
+}
 SIGN_IN_EVENTS = ("signed-in", "signed-out")
 """What the hub bridge may say of sign-ins."""
 QUESTIONS = {

@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from schemas.base import SystemName
+from services._runtime.clouds import CloudSystem
 from services._runtime.systems import Partition, System
 
 START_SECONDS = 180.0
@@ -133,7 +134,11 @@ def _words(text: str, reason: str | None) -> str:
         return (reason or "no reason given") if text.lstrip().startswith("<") else text[:300]
 
 
-def places(user: Mapping[str, Any], systems: Mapping[SystemName, System]) -> dict[str, dict[str, Any]]:
+def places(
+    user: Mapping[str, Any],
+    systems: Mapping[SystemName, System],
+    clouds: Mapping[SystemName, CloudSystem] | None = None,
+) -> dict[str, dict[str, Any]]:
     """The options of one start per system a user may use, from the user's table in `[accounts]`. Pure."""
     found: dict[str, dict[str, Any]] = {}
     for name, access in user.get("systems", {}).items():
@@ -152,6 +157,11 @@ def places(user: Mapping[str, Any], systems: Mapping[SystemName, System]) -> dic
                         "runtime_minutes": _minutes(system.partitions[partition]),
                     },
                 )
+    vos = user.get("vos", ["default"])
+    for name, cloud in (clouds or {}).items():
+        for vo in vos:
+            if cloud.open_to(vo) and (flavours := cloud.flavours_for(vo)) and cloud.images_for(vo):
+                found.setdefault(name, {"system": name, "vo": vo, "flavour": next(iter(flavours))})
     return found
 
 
@@ -163,7 +173,12 @@ def _minutes(partition: Partition) -> int:
 async def probe(hub: Hub, user: str, options: dict[str, Any], way: Way, say: Callable[[str], None]) -> Report:
     """Starts, uses and stops one server that must be reached in this way. Problems are in the report, never raised."""
     name = f"check-{secrets.token_hex(4)}"
-    report = Report(system=str(options["system"]), partition=str(options["partition"]), user=user, server=name)
+    report = Report(
+        system=str(options["system"]),
+        partition=str(options.get("partition") or options["flavour"]),
+        user=user,
+        server=name,
+    )
     server = server_path(user, name)
     clock = time.perf_counter()
 

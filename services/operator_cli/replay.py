@@ -18,6 +18,7 @@ from services._runtime.connection import Broker
 from services._runtime.log import Recorded
 from services._runtime.settings import Configuration
 from services.accounts import decide as accounts
+from services.cloud_launcher import decide as cloud_launcher
 from services.hpc_launcher import decide as hpc_launcher
 from services.operator_cli import bundle
 from services.operator_cli.histories import Histories
@@ -38,6 +39,7 @@ def deciders() -> dict[str, Decider]:
     return {
         "accounts": decider_of(accounts),
         "hpc-launcher": decider_of(hpc_launcher),
+        "cloud-launcher": decider_of(cloud_launcher),
         "tunneler": decider_of(tunneler),
     }
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,7 +74,9 @@ class StateFolder:
             file.flush()
             yield
 
-    def ports(self, systems: Mapping[SystemName, System], public_port: int) -> Ports:
+    def ports(
+        self, systems: Mapping[SystemName, System], public_port: int, emulated_clouds: Sequence[SystemName] = ()
+    ) -> Ports:
         """The ports of an earlier start where they are free, else free ones; kept for the next.
 
         Raises ConfigurationError when `public_port` is taken; 0 leaves the choice here.
@@ -103,6 +105,8 @@ class StateFolder:
                     ports.remote_forward[name] = _free(held, earlier.remote_forward.get(name, 0), login)
                     ports.login[name] = _free(held, earlier.login.get(name, 0), login)
                     ports.site[name] = _free(held, earlier.site.get(name, 0))
+            for cloud in emulated_clouds:
+                ports.site[cloud] = _free(held, earlier.site.get(cloud, 0))
         file.write_bytes(msgspec.json.encode(ports))
         return ports
 

@@ -15,11 +15,10 @@ from services._runtime import topology
 from services._runtime.connection import connect
 from services._runtime.settings import Configuration
 from services.operator_cli.effective import EMULATORS, EmulatedSite, write_configuration, write_emulators
+from services.operator_cli.emulated_clouds import emulated_clouds, write_clouds
 from services.operator_cli.emulated_sign_in import emulated, write_identity_provider
 from services.operator_cli.state_folder import Ports, StateFolder
 from services.operator_cli.supervisor import Child, Ready, Say, Supervisor
-
-SERVICES = ("accounts", "hpc_launcher", "tunneler")
 
 
 class Installation:
@@ -42,13 +41,16 @@ class Installation:
     async def start(self) -> None:
         """Starts everything in order. Raises NotReadyError or ConfigurationError; then `stop` cleans up."""
         self._state.make_keys()
-        ports = self.ports = self._state.ports(self._source.systems, self._public_port)
+        ports = self.ports = self._state.ports(
+            self._source.systems, self._public_port, list(emulated_clouds(self._source))
+        )
         await self._start_broker(ports)
         sites = await self._start_emulators(ports)
         self.configuration = write_configuration(self._state, self._source, ports, sites)
         await self._apply_topology()
         await self.supervisor.start_saying(self._proxy(ports))
-        await self.supervisor.start_all([*[self._service(name, ports) for name in SERVICES], self._hub(ports)])
+        services = [self._service(name, ports) for name in services_of(self._source)]
+        await self.supervisor.start_all([*services, self._hub(ports)])
 
     async def stop(self) -> None:
         """Stops everything in reverse order."""
@@ -71,6 +73,10 @@ class Installation:
                     site.told(part).unlink(missing_ok=True)
                     command = [sys.executable, "-m", module, "--config", str(file)]
                     children.append(Child(name=f"{name}-{part}", command=command, ready=_exists(site.told(part))))
+        for name, (file, told) in write_clouds(self._state, self._source, ports).items():
+            told.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "emulators.cluster", "--config", str(file)]
+            children.append(Child(name=f"{name}-cluster", command=command, ready=_exists(told)))
         await self.supervisor.start_all(children)
         return sites
 
@@ -115,6 +121,12 @@ class Installation:
         environment = {"FARLAB_CONFIG": str(self._state.configuration_file)}
         ready = _answers(f"http://127.0.0.1:{ports.hub}/hub/health")
         return Child(name="hub", command=command, ready=ready, environment=environment)
+
+
+def services_of(configuration: Configuration) -> list[str]:
+    """The services a configuration needs: a launcher only where it has something to launch on."""
+    launchers = {"hpc_launcher": configuration.systems, "cloud_launcher": configuration.clouds}
+    return ["accounts", *[name for name, served in launchers.items() if served], "tunneler"]
 
 
 def _listens(port: int) -> Ready:

@@ -15,6 +15,7 @@ from schemas.lifecycle import Ended, SessionState, WithTunnel
 from schemas.secrets import ServerProof
 from schemas.session import SessionEvent, StartRequested, TunnelReady
 from schemas.subjects import Subjects
+from services._runtime.clouds import CatalogueEntry
 from services._runtime.connection import Broker
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.identity import Stamp
@@ -23,7 +24,7 @@ from services._runtime.log import Bucket, Log, Recorded
 from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
-from services._runtime.systems import SshReach, System
+from services._runtime.systems import SshReach
 from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
@@ -49,15 +50,15 @@ def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
         vault=vault_of(configuration, broker, "tunneler"),
         subjects=configuration.subjects,
         stamp=stamp_of(configuration, "tunneler"),
-        systems=configuration.systems,
-        ways={name: _ways(system, settings) for name, system in configuration.systems.items()},
+        systems=configuration.catalogue,
+        ways={name: _ways(system, settings) for name, system in configuration.catalogue.items()},
         prove=prove,
         settings=settings,
         now=utc_now,
     )
 
 
-def _ways(system: System, settings: TunnelerSettings) -> Ways:
+def _ways(system: CatalogueEntry, settings: TunnelerSettings) -> Ways:
     if isinstance(system.reach, SshReach):
         return SshWays(system.reach, bind_host=settings.bind_host, ports=settings.ports)
     return DirectWays()
@@ -74,7 +75,7 @@ class TunnelerApp:
         vault: Vault,
         subjects: Subjects,
         stamp: Stamp,
-        systems: Mapping[SystemName, System],
+        systems: Mapping[SystemName, CatalogueEntry],
         ways: Mapping[SystemName, Ways],
         prove: Prove,
         settings: TunnelerSettings,

@@ -83,7 +83,7 @@ async def test_applied_twice_it_changes_nothing_the_second_time(tmp_path: Path) 
         assert await topology.apply(js, SUBJECTS, retention) == []
         names = {info.config.name for info in await js.streams_info()}
         streams_made = {"SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "ACTS", "DEAD_LETTERS"}
-        assert names == streams_made | {"KV_leases", "KV_vault", "KV_access", "KV_tokens"}
+        assert names == streams_made | {"KV_leases", "KV_vault", "KV_access", "KV_tokens", "KV_activity"}
         await topology.apply(js, Subjects("second"), retention)
         assert len(await js.streams_info()) == 2 * len(names)
 
@@ -97,7 +97,7 @@ async def test_a_setting_that_was_changed_by_hand_or_in_the_file_is_closed_and_t
         assert [(each.setting, each.found) for each in closed] == [("max_age", 60.0), ("duplicate_window", 60.0)]
         closed = await topology.apply(js, SUBJECTS, Retention(vault_seconds=7200))
         assert closed == [
-            Difference(f"KV_{bucket}", "max_age", 7200.0, 60 * 86_400.0) for bucket in ("vault", "tokens")
+            Difference(f"KV_{bucket}", "max_age", 7200.0, 60 * 86_400.0) for bucket in ("vault", "tokens", "activity")
         ]
         assert await topology.apply(js, SUBJECTS, Retention(vault_seconds=7200)) == []
 

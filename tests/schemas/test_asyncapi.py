@@ -16,6 +16,7 @@ from schemas import asyncapi, publication
 from schemas.base import event_name, message_type
 from schemas.wire import CURRENT
 from services.accounts import decide as accounts
+from services.cloud_launcher import decide as cloud_launcher
 from services.hpc_launcher import decide as launcher
 from services.operator_cli import nats_config
 from services.tunneler import decide as tunneler
@@ -124,7 +125,12 @@ def test_senders_are_those_the_broker_lets_send(service: str) -> None:
 
 @pytest.mark.parametrize(
     ("service", "consumes"),
-    [("accounts", accounts.CONSUMES), ("hpc-launcher", launcher.CONSUMES), ("tunneler", tunneler.CONSUMES)],
+    [
+        ("accounts", accounts.CONSUMES),
+        ("hpc-launcher", launcher.CONSUMES),
+        ("cloud-launcher", cloud_launcher.CONSUMES),
+        ("tunneler", tunneler.CONSUMES),
+    ],
 )
 def test_readers_are_those_that_decide(service: str, consumes: tuple[type[Any], ...]) -> None:
     assert {"dead-letter-retried"} <= {*asyncapi.READERS[service]}

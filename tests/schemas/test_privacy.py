@@ -28,6 +28,7 @@ HARMLESS = {
     "id",
     "place.partition",
     "place.flavour",
+    "place.image",
     "outcome",
     "sign_in",
     "step_up.levels[]",

@@ -48,6 +48,7 @@ class SimBroker:
         self.log = SimLog(process)
         self.vault = SimBucket(process, "vault")
         self.access = SimBucket(process, "access")
+        self.activity = SimBucket(process, "activity")
         self.rpc = MemoryRpc()
 
     async def close(self) -> None:

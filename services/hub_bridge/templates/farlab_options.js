@@ -6,8 +6,11 @@
   const last = JSON.parse(document.getElementById("farlab-last").textContent);
   const field = (name) => box.querySelector(`[name="${name}"]`);
   const systemName = () => box.querySelector('[name="system"]:checked').value;
-  const systems = () =>
-    offer.organisations[field("vo") ? field("vo").value : Object.keys(offer.organisations)[0]].systems;
+  const organised = () =>
+    offer.organisations[field("vo") ? field("vo").value : Object.keys(offer.organisations)[0]];
+  const systems = () => organised().systems;
+  const cloud = () => organised().clouds[systemName()];
+  const open = (name) => systems()[name] || organised().clouds[name];
   const system = () => systems()[systemName()];
   const partition = () => system().partitions[field("partition").value];
 
@@ -61,7 +64,42 @@
     summary();
   }
 
+  function kind() {
+    const onCloud = Boolean(cloud());
+    box.querySelectorAll("[data-kind]").forEach((part) => {
+      part.hidden = (part.dataset.kind === "cloud") !== onCloud;
+      part.querySelectorAll("select").forEach((select) => { select.disabled = part.hidden; });
+    });
+    show("nodes", !onCloud);
+    if (onCloud) for (const name of ["gpus", "reservation"]) show(name, false);
+    return onCloud;
+  }
+
+  function flavours(wanted, fresh) {
+    fill(field("flavour"), Object.entries(cloud().flavours).map(([name, each]) => [name, each.title]), wanted.flavour);
+    fill(field("image"), Object.entries(cloud().images), wanted.image);
+    flavour(fresh);
+  }
+
+  function flavour(fresh) {
+    const limits = cloud().flavours[field("flavour").value];
+    if (fresh) field("runtime_minutes").value = "";
+    document.getElementById("farlab-flavour").textContent =
+      `${limits.cpu} ${limits.cpu === 1 ? "core" : "cores"}, ${limits.memory_gib} GiB` +
+      `${limits.gpus ? `, ${limits.gpus} ${limits.gpus === 1 ? "GPU" : "GPUs"}` : ""}` +
+      `${limits.idle_minutes === null ? "" : `; ends when unused for ${hours(limits.idle_minutes)}`}`;
+    limit("runtime_minutes", 1, limits.max_runtime_minutes, limits.max_runtime_minutes,
+      `up to ${hours(limits.max_runtime_minutes)}`);
+    summary();
+  }
+
   function summary() {
+    if (cloud()) {
+      box.querySelector(".farlab-summary").textContent =
+        `JupyterLab on ${cloud().title}, ${cloud().flavours[field("flavour").value].title}: ` +
+        `${hours(Number(field("runtime_minutes").value || 0))}.`;
+      return;
+    }
     const nodes = Number(field("nodes").value || 1);
     const gpus = field("gpus").disabled ? 0 : Number(field("gpus").value || 0);
     box.querySelector(".farlab-summary").textContent =
@@ -81,29 +119,29 @@
   }
 
   function accounts(wanted, fresh) {
+    if (kind()) return flavours(wanted, fresh);
     fill(field("account"), names(Object.keys(system().accounts)), wanted.account);
     projects(wanted, fresh);
   }
 
   function organisation(wanted, fresh) {
-    const open = systems();
     box.querySelectorAll("[data-system]").forEach((label) => {
-      label.hidden = !open[label.dataset.system];
+      label.hidden = !open(label.dataset.system);
       label.querySelector("input").disabled = label.hidden;
     });
-    if (!open[systemName()]) box.querySelector('[name="system"]:not(:disabled)').checked = true;
+    if (!open(systemName())) box.querySelector('[name="system"]:not(:disabled)').checked = true;
     accounts(wanted, fresh);
   }
 
   if (field("vo") && offer.organisations[last.vo]) field("vo").value = last.vo;
-  if (systems()[last.system]) {
+  if (open(last.system)) {
     box.querySelectorAll('[name="system"]').forEach((radio) => { radio.checked = radio.value === last.system; });
     for (const name of ["runtime_minutes", "nodes", "gpus"]) {
       if (last[name] !== undefined) field(name).value = last[name];
     }
   }
   organisation(last, false);
-  if (last.reservation !== undefined) field("reservation").value = last.reservation;
+  if (!cloud() && last.reservation !== undefined) field("reservation").value = last.reservation;
 
   box.addEventListener("change", (event) => {
     const name = event.target.name;
@@ -112,6 +150,7 @@
     else if (name === "account") projects({}, true);
     else if (name === "project") partitions(undefined, true);
     else if (name === "partition") resources(true);
+    else if (name === "flavour") flavour(true);
     else if (name === "nodes") resources(false);
     else summary();
   });

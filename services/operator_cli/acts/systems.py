@@ -66,15 +66,17 @@ def _after(here: Standing, event: SystemEvent) -> Standing:
 async def standings(log: Log, configuration: Configuration, now: datetime) -> list[Standing]:
     """How every configured system stands."""
     subjects = configuration.subjects
-    return [standing(name, await log.history("SYSTEMS", subjects.system(name)), now) for name in configuration.systems]
+    return [
+        standing(name, await log.history("SYSTEMS", subjects.system(name)), now) for name in configuration.catalogue
+    ]
 
 
 def known_system(configuration: Configuration, wanted: str) -> SystemName:
     """The configured system of that name. Raises ConfigurationError with a near miss."""
-    if wanted in configuration.systems:
+    if wanted in configuration.catalogue:
         return SystemName(wanted)
-    close = difflib.get_close_matches(wanted, list(configuration.systems), 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(configuration.systems)}"
+    close = difflib.get_close_matches(wanted, list(configuration.catalogue), 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(configuration.catalogue)}"
     raise ConfigurationError(f"there is no system {wanted!r}; {hint}")
 
 

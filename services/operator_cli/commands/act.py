@@ -150,7 +150,10 @@ def reconcile(
     """Show what the launcher would do to bring a site in line with the log. The launcher does it by itself."""
 
     async def work(broker: Broker, here: Configuration) -> int:
-        named = here.systems[known_system(here, system)]
+        name = known_system(here, system)
+        if name in here.clouds:
+            raise ConfigurationError(f"{name} is a cloud: its launcher's log says what it adopts, ends and removes")
+        named = here.systems[name]
         if not dry_run:
             raise ConfigurationError(
                 "the launcher reconciles by itself, every few seconds; to see what it would do, add --dry-run"

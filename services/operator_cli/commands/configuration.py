@@ -35,9 +35,9 @@ def check(
         if reach:
             return _said(await findings(configuration), as_json=as_json)
         if as_json:
-            print_json({"file": str(configuration.file), "systems": list(configuration.systems)})
+            print_json({"file": str(configuration.file), "systems": list(configuration.catalogue)})
             return 0
-        systems = ", ".join(configuration.systems)
+        systems = ", ".join(configuration.catalogue)
         console.print(f"{configuration.file}: all is well; systems: {systems}", markup=False, soft_wrap=True)
         return 0
 

@@ -30,7 +30,7 @@ def top(config: ConfigOption = None) -> None:
         board = Board()
         following = await broker.log.follow("SESSIONS", [here.subjects.sessions()], board.observe)
         try:
-            await Top(board, list(here.systems), lambda: lags(broker.log, SERVICES), utc_now).run_async()
+            await Top(board, list(here.catalogue), lambda: lags(broker.log, SERVICES), utc_now).run_async()
         finally:
             await following.close()
         return 0

@@ -9,12 +9,15 @@ from pathlib import Path
 import msgspec
 
 from services._runtime import topology
+from services._runtime.clouds import CloudSystem
 from services._runtime.configuration import ConfigurationError
 from services._runtime.connection import connect
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.settings import Configuration
 from services._runtime.systems import SshReach, System
 from services._runtime.vault import RECIPIENTS, KeyFileError, read_secret_file
+from services.cloud_launcher.app import cluster_of
+from services.cloud_launcher.settings import check_pod
 from services.hpc_launcher.app import unicore_site
 from services.operator_cli.nats_config import SERVICES
 from services.operator_cli.output import one_line
@@ -43,6 +46,8 @@ async def findings(configuration: Configuration) -> list[Finding]:
         if isinstance(system.reach, SshReach):
             questions.append((f"SSH files of {name}", _ssh_files(system.reach)))
             questions += [(f"login node {node} of {name}", _port(node)) for node in system.reach.login_nodes]
+    for name, cloud in configuration.clouds.items():
+        questions.append((f"cluster of {name}", _cluster(cloud)))
     return list(await asyncio.gather(*[_found(asked, ask) for asked, ask in questions]))
 
 
@@ -58,7 +63,8 @@ async def _found(asked: str, ask: Callable[[], Awaitable[None]]) -> Finding:
 
 
 def _services(configuration: Configuration) -> Iterable[str]:
-    return [service for service in SERVICES if service != "hpc-launcher" or configuration.systems]
+    unused = {"hpc-launcher": not configuration.systems, "cloud-launcher": not configuration.clouds}
+    return [service for service in SERVICES if not unused.get(service)]
 
 
 def _keys(configuration: Configuration, service: str) -> Callable[[], Awaitable[None]]:
@@ -104,6 +110,19 @@ def _site(system: System) -> Callable[[], Awaitable[None]]:
             await site.certificate(fresh=True)
         finally:
             await site.close()
+
+    return ask
+
+
+def _cluster(cloud: CloudSystem) -> Callable[[], Awaitable[None]]:
+    async def ask() -> None:
+        check_pod(cloud, f"{cloud.name}.toml")
+        cluster = cluster_of(cloud, "farlab-check")
+        try:
+            if not cloud.site.many_namespaces:
+                await cluster.quota(cloud.site.namespace)
+        finally:
+            await cluster.close()
 
     return ask
 

@@ -93,7 +93,7 @@ def bundle(
         "versions.json": versions(),
         "configuration.json": {
             configuration.file.name: redacted(read_toml(configuration.file)),
-            **{name: redacted(msgspec.to_builtins(system)) for name, system in configuration.systems.items()},
+            **{name: redacted(msgspec.to_builtins(system)) for name, system in configuration.catalogue.items()},
         },
         "checks.json": [{"asked": _asked(each.asked), "well": not each.problem} for each in found],
         "sessions.json": dict(sessions),

@@ -14,7 +14,7 @@ import msgspec
 from schemas.base import event_name
 from services._runtime.decider import Emit, Perform
 from services.operator_cli.story.history import History, first_event, moments, state_name
-from services.operator_cli.story.redecide import Decider
+from services.operator_cli.story.redecide import Decider, concerned
 
 KNOWN = ("request", "admission", "stop", "server")
 """Fields of a command that repeat what the state holds."""
@@ -34,7 +34,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 def decisions(history: History, deciders: Mapping[str, Decider]) -> list[Decision]:
     """The decisions on each event a service is handed or says itself, in the state after it."""
-    session = first_event(history).session
+    session, deciders = first_event(history).session, concerned(deciders, history)
     return [
         Decision(
             session=session,

@@ -16,10 +16,10 @@ import msgspec
 
 from schemas.base import Message, event_name
 from schemas.lifecycle import IllegalEventError, SessionState, evolve
-from schemas.session import AnySessionEvent, SessionEvent
+from schemas.session import AnySessionEvent, HpcPlace, SessionEvent
 from services._runtime.decider import Decide, Emit, Perform
 from services._runtime.view import as_session_event
-from services.operator_cli.story.history import History, Moment, moments, state_name
+from services.operator_cli.story.history import History, Moment, moments, request_of, state_name
 
 MOST_STEPS = 200
 ENVELOPE = ("id", "at", "source", "cause")
@@ -51,6 +51,7 @@ def decider_of(module: ModuleType) -> Decider:
 def differences(history: History, deciders: Mapping[str, Decider]) -> list[Difference]:
     """Every difference in a history. `deciders` are by service, as events name it in their source."""
     told = list(moments(history))
+    deciders = concerned(deciders, history)
     return [
         difference
         for index, moment in enumerate(told)
@@ -58,6 +59,15 @@ def differences(history: History, deciders: Mapping[str, Decider]) -> list[Diffe
         if isinstance(moment.event, tuple(decider.consumes))
         for difference in _compared(service, decider, told, index)
     ]
+
+
+def concerned(deciders: Mapping[str, Decider], history: History) -> Mapping[str, Decider]:
+    """The deciders that a session is for: of the launchers, the one of its kind of place."""
+    request = request_of(history)
+    if request is None:
+        return deciders
+    other = "cloud-launcher" if isinstance(request.place, HpcPlace) else "hpc-launcher"
+    return {service: decider for service, decider in deciders.items() if service != other}
 
 
 def _compared(service: str, decider: Decider, told: Sequence[Moment], index: int) -> Iterator[Difference]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas.secrets import JobSecrets
 from schemas.session import CloudPlace, Resources
 from services._runtime.errors import PermanentError
+from services._runtime.server_start import Plan
 from services._runtime.systems import Job, RemoteForward, SshReach, System
 from services.hpc_launcher import script
 from services.hpc_launcher.ports import Owner, session_of
@@ -87,13 +88,13 @@ def test_whatever_a_user_chose_is_data_and_never_shell(value: str, name: str) ->
     described = script.description(with_job(prologue=["true"]), "farlab", request, Owner("a", "b", "c"))
     assert described.files["start.sh"] == script.start_script(Job(prologue=["true"]))
     [content] = script.secret_files(system(), request, secrets()).values()
-    assert msgspec.json.decode(content, type=script.Plan).environment[name] == value
+    assert msgspec.json.decode(content, type=Plan).environment[name] == value
 
 
 def test_the_hubs_secrets_win_over_the_users_environment() -> None:
     request = msgspec.structs.replace(Story().requested(), environment={"JUPYTERHUB_API_TOKEN": "mine", "A": "1"})
     [content] = script.secret_files(system(), request, secrets(JUPYTERHUB_API_TOKEN="hub")).values()
-    assert msgspec.json.decode(content, type=script.Plan).environment == {"JUPYTERHUB_API_TOKEN": "hub", "A": "1"}
+    assert msgspec.json.decode(content, type=Plan).environment == {"JUPYTERHUB_API_TOKEN": "hub", "A": "1"}
 
 
 HUB = {

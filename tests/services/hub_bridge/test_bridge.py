@@ -32,6 +32,7 @@ class MemoryBroker:
         self.log = MemoryLog()
         self.vault = MemoryBucket()
         self.access = MemoryBucket()
+        self.activity = MemoryBucket()
         self.rpc = MemoryRpc()
         self.closed = False
 

@@ -166,7 +166,7 @@ async def test_a_check_without_a_broker_still_probes_and_says_what_it_could_not_
     here: Configuration = msgspec.structs.replace(configuration, shared=shared)
     assert await check_hub(here, scripted.url, "secret", "ben", "", as_json=True) == 1
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [each["problems"] for each in result["systems"]] == [[]]
+    assert [each["problems"] for each in result["systems"]] == [[], []]
     assert result["problems"][0].startswith("what is left could not be looked for: no NATS server answers")
 
 
