@@ -36,7 +36,7 @@ def test_the_check_starts_uses_and_stops_everything(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["ok"]
-    assert [system["system"] for system in report["systems"]] == ["demo-hpc"]
+    assert [system["system"] for system in report["systems"]] == ["demo-hpc", "demo-cloud"]
     assert any("reached only from 127.30.0.2" in phase["detail"] for phase in report["systems"][0]["phases"])
     assert list(left_over(tmp_path)) == []
 
