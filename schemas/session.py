@@ -192,11 +192,16 @@ class ServerReady(SessionEvent, frozen=True, kw_only=True, tag="server-ready.v1"
     """JupyterHub reached the server; the user is in."""
 
 
+RefusalCode = Annotated[str, Meta(max_length=64)]
+"""The code of what the world refused for good, where a service gave up on it; empty where it decided itself."""
+
+
 class StopRequested(SessionEvent, frozen=True, kw_only=True, tag="stop-requested.v1"):
     """The session shall end: by whom and why."""
 
     by: Annotated[str, Meta(max_length=255), PERSONAL]
     reason: ShortText
+    refusal: RefusalCode = ""
 
 
 Outcome = Literal["stopped", "finished", "failed", "rejected", "expired", "lost"]
@@ -230,6 +235,7 @@ class SessionEnded(SessionEvent, frozen=True, kw_only=True, tag="session-ended.v
     log_tail: LogTail = LogTail()
     use: Use = Use()
     step_up: StepUp | None = None
+    refusal: RefusalCode = ""
 
 
 AnySessionEvent = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from schemas.acts import DeadLetterRetried, EndRequested, SessionAct
@@ -27,6 +29,7 @@ from schemas.session import (
     AnySessionEvent,
     SessionEnded,
     SessionEvent,
+    StartAdmitted,
     StartRejected,
     StartRequested,
     StopRequested,
@@ -50,6 +53,9 @@ class Release(msgspec.Struct, frozen=True):
 
 
 Command = Admit | Release
+
+FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {Admit: (StartAdmitted, StartRejected), Release: ()}
+"""What comes of each command where nothing is in its way. A replay tells facts from decisions by it."""
 
 
 def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Perform[Command]]:

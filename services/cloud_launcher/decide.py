@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from schemas.acts import AdoptionRequested, DeadLetterRetried, EndRequested, SessionAct
@@ -27,6 +29,7 @@ from schemas.lifecycle import (
 from schemas.session import (
     AnySessionEvent,
     JobCreated,
+    JobSubmitted,
     LogTail,
     Outcome,
     ProgressReported,
@@ -76,6 +79,14 @@ class ClearAway(msgspec.Struct, frozen=True):
 
 
 Command = MakePod | OpenPod | EndPod | ClearAway
+
+FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {
+    MakePod: (JobCreated,),
+    OpenPod: (JobSubmitted,),
+    EndPod: (SessionEnded,),
+    ClearAway: (),
+}
+"""What comes of each command where the world does not refuse it. A replay tells facts from decisions by it."""
 Steps = list[Emit | Perform[Command]]
 
 
@@ -104,9 +115,9 @@ def give_up(state: SessionState, error: PermanentError) -> Steps:
     match state:
         case Admitted() | Created() | Submitted() | Listening() | Reachable() | Ready() | Interrupted():
             outcome: Outcome = "expired" if error.code == DEADLINE_PASSED else "failed"
-            return [Emit(end_of(state.request, outcome, error.reason, error.remedy))]
+            return [Emit(end_of(state.request, outcome, error.reason, error.remedy, refusal=error.code))]
         case Cancelling() | Stopping():
-            return [Emit(end_of(state.request, "lost", error.reason, error.remedy))]
+            return [Emit(end_of(state.request, "lost", error.reason, error.remedy, refusal=error.code))]
         case NotStarted() | Requested() | Waiting() | Rejected() | Withdrawn() | Ended():
             return []
 
@@ -141,6 +152,7 @@ def end_of(
     exit_code: int | None = None,
     log: str = "",
     use: Use | None = None,
+    refusal: str = "",
 ) -> SessionEnded:
     """The end of a session, its texts within their bounds."""
     at, bounded = request, (reason[:1024], remedy[:1024])
@@ -154,4 +166,5 @@ def end_of(
         exit_code=exit_code,
         log_tail=LogTail(stdout=log),
         use=use or Use(),
+        refusal=refusal[:64],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from schemas.acts import AdoptionRequested, DeadLetterRetried, EndRequested, SessionAct
@@ -27,6 +29,7 @@ from schemas.lifecycle import (
 from schemas.session import (
     AnySessionEvent,
     JobCreated,
+    JobSubmitted,
     LogTail,
     Outcome,
     ProgressReported,
@@ -88,6 +91,15 @@ class RemoveStray(msgspec.Struct, frozen=True):
 
 Command = CreateJob | SubmitJob | EndJob | ClearAway | RemoveStray
 
+FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {
+    CreateJob: (JobCreated,),
+    SubmitJob: (JobSubmitted,),
+    EndJob: (SessionEnded,),
+    ClearAway: (),
+    RemoveStray: (),
+}
+"""What comes of each command where the world does not refuse it. A replay tells facts from decisions by it."""
+
 
 def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Perform[Command]]:
     """The steps for a state. The event matters only where it tells of a second job, or where nothing is left to do."""
@@ -126,12 +138,12 @@ def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[C
     match state:
         case Created() if error.code == DEADLINE_PASSED:
             # An answer may have been lost: the job may run, and its session ends when it is proved that it does not.
-            return [Emit(stop(state.request, error.reason))]
+            return [Emit(stop(state.request, error.reason, error.code))]
         case Admitted() | Created() | Submitted() | Listening() | Reachable() | Ready() | Interrupted():
             outcome: Outcome = "expired" if error.code == DEADLINE_PASSED else "failed"
-            return [Emit(ended(state.request, outcome, error.reason, error.remedy))]
+            return [Emit(ended(state.request, outcome, error.reason, error.remedy, refusal=error.code))]
         case Cancelling() | Stopping():
-            return [Emit(ended(state.request, "lost", error.reason, error.remedy))]
+            return [Emit(ended(state.request, "lost", error.reason, error.remedy, refusal=error.code))]
         case NotStarted() | Requested() | Waiting() | Rejected() | Withdrawn() | Ended():
             return []
 
@@ -153,10 +165,15 @@ def obey(state: SessionState, act: SessionAct) -> list[Emit | Perform[Command]]:
             return []
 
 
-def stop(request: StartRequested, reason: str) -> StopRequested:
+def stop(request: StartRequested, reason: str, refusal: str = "") -> StopRequested:
     """The launcher's own wish for a session's end; like a user's, it is tried until the job is gone."""
     return StopRequested(
-        hub=request.hub, system=request.system, session=request.session, by=LAUNCHER, reason=reason[:1024]
+        hub=request.hub,
+        system=request.system,
+        session=request.session,
+        by=LAUNCHER,
+        reason=reason[:1024],
+        refusal=refusal[:64],
     )
 
 
@@ -169,6 +186,7 @@ def ended(
     exit_code: int | None = None,
     log_tail: LogTail | None = None,
     use: Use | None = None,
+    refusal: str = "",
 ) -> SessionEnded:
     """The end of a session, its texts within their bounds."""
     return SessionEnded(
@@ -181,4 +199,5 @@ def ended(
         exit_code=exit_code,
         log_tail=log_tail or LogTail(),
         use=use or Use(),
+        refusal=refusal[:64],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from schemas.lifecycle import (
@@ -54,6 +56,9 @@ class CloseTunnel(msgspec.Struct, frozen=True):
 
 Command = OpenTunnel | CloseTunnel
 
+FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {OpenTunnel: (TunnelReady,), CloseTunnel: ()}
+"""What comes of each command where the world does not refuse it. A replay tells facts from decisions by it."""
+
 
 def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Perform[Command]]:
     """The steps for a state. A tunnel that the state refused was built while another replica was faster."""
@@ -91,6 +96,7 @@ def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[C
                 session=request.session,
                 by="tunneler",
                 reason=f"{error.reason} {error.remedy}"[:1024],
+                refusal=error.code[:64],
             )
             return [Emit(stop)]
         case _:

@@ -22,6 +22,7 @@ HARMLESS = {
     "vo",
     "software",
     "code",
+    "refusal",
     "replica",
     "cause",
     "source",

@@ -1,7 +1,7 @@
 """Every decision the deciders of this build make on a recorded session, in words that compare line by line. Pure.
 
-What a service performed cannot be read from its facts alone: a start that a decider ended and one whose job the site
-refused leave the same record. Two builds that are shown the same events can be compared exactly.
+A record holds what came of the decisions of its day, and `redecide` says where today's part from it. Two builds that
+are shown the same events can be compared at every step, also where nothing came of it.
 """
 
 from __future__ import annotations

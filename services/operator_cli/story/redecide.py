@@ -1,8 +1,9 @@
 """What today's deciders would do with a recorded session, held against what was recorded. Pure; performs nothing.
 
-A decider's own words (`Emit`) must be in the record. What it would have done in the world (`Perform`) can only be
-compared by its facts: whatever the service said with the same cause is taken for them. What a service said without a
-cause, such as a status a site reported, is taken as given.
+A decider's own words (`Emit`) must be in the record. What it would have done in the world (`Perform`) is compared by
+its facts: what the service said with the same cause must be a fact that such a command has, or what the world refused
+for good, which says so (`refusal`); both are given, not decided. What a service said without a cause, such as a status
+a site reported, is given too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from schemas.base import Message, event_name
 from schemas.lifecycle import IllegalEventError, SessionState, evolve
-from schemas.session import AnySessionEvent, HpcPlace, SessionEvent
+from schemas.session import AnySessionEvent, HpcPlace, SessionEnded, SessionEvent, StopRequested
 from services._runtime.decider import Decide, Emit, Perform
 from services._runtime.view import as_session_event
 from services.operator_cli.story.history import History, Moment, moments, request_of, state_name
@@ -26,10 +27,11 @@ ENVELOPE = ("id", "at", "source", "cause")
 
 
 class Decider(msgspec.Struct, frozen=True):
-    """A service's decider: `consumes` are the event types it is handed."""
+    """A service's decider: `consumes` are the event types it is handed, `facts` what comes of each of its commands."""
 
     decide: Decide[Any]
     consumes: Sequence[type[SessionEvent]]
+    facts: Mapping[type, tuple[type[SessionEvent], ...]]
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +47,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 def decider_of(module: ModuleType) -> Decider:
     """A service's `decide` module as a decider."""
-    return Decider(module.decide, module.CONSUMES)
+    return Decider(module.decide, module.CONSUMES, module.FACTS)
 
 
 def differences(history: History, deciders: Mapping[str, Decider]) -> list[Difference]:
@@ -88,8 +90,12 @@ def _compared(service: str, decider: Decider, told: Sequence[Moment], index: int
         step = steps.popleft()
         if isinstance(step, Perform):
             performed = True
-            if caused:
+            facts = decider.facts[type(step.command)]
+            if caused and facts:
                 fact = caused.popleft()
+                if not isinstance(fact.event, facts) and not _refused(fact.event):
+                    yield _difference(service, trigger, state, fact.event, step)
+                    return
                 state = fact.after
                 steps.extend(decider.decide(state, fact.event))
             continue
@@ -110,6 +116,15 @@ def _said_by(event: AnySessionEvent, service: str, trigger: AnySessionEvent) -> 
     return event.source.rpartition("/")[2] == service and bool(event.cause) and event.cause == trigger.id
 
 
+def _refused(event: AnySessionEvent) -> bool:
+    """Whether a service said that the world had refused for good: that is given, as a fact is."""
+    match event:
+        case SessionEnded(refusal=refusal) | StopRequested(refusal=refusal):
+            return bool(refusal)
+        case _:
+            return False
+
+
 def _same(recorded: Message, today: Message) -> bool:
     return type(recorded) is type(today) and _content(recorded) == _content(today)
 
@@ -127,7 +142,7 @@ def _possible(state: SessionState, step: Emit) -> bool:
 
 
 def _difference(
-    service: str, trigger: Moment, state: SessionState, recorded: Message | None, today: Emit | None
+    service: str, trigger: Moment, state: SessionState, recorded: Message | None, today: Emit | Perform[Any] | None
 ) -> Difference:
     return Difference(
         service=service,
@@ -135,8 +150,14 @@ def _difference(
         event=event_name(trigger.event),
         state=state_name(state),
         recorded=_words(recorded),
-        today=_words(today.event if today is not None else None),
+        today=_planned(today),
     )
+
+
+def _planned(step: Emit | Perform[Any] | None) -> str:
+    if isinstance(step, Perform):
+        return f"perform {type(step.command).__name__}"
+    return _words(step.event if step is not None else None)
 
 
 def _words(event: Message | None) -> str:

@@ -13,13 +13,13 @@ from schemas.lifecycle import Created, Ended, SessionState
 from schemas.session import AnySessionEvent
 from services._runtime.decider import Emit
 from services.hpc_launcher import app as launcher_app
-from services.hpc_launcher.decide import CONSUMES, ended
+from services.hpc_launcher.decide import CONSUMES, FACTS, ended
 from services.operator_cli import bundle
 from services.operator_cli import replay as replaying
 from services.operator_cli.histories import BundleHistories
 from services.operator_cli.story.decisions import decisions, line
 from services.operator_cli.story.history import History, find
-from services.operator_cli.story.redecide import Decider
+from services.operator_cli.story.redecide import Decider, differences
 from tests.services.hpc_launcher.stage import SUBJECTS, Stage, emulated_site, job_secrets, system_at
 from tests.services.operator_cli.histories import recorded
 from tests.support.samples import NOW, Story
@@ -63,8 +63,12 @@ async def test_a_defect_is_found_and_its_mending_proved_from_a_bundle_alone(
 
     source = BundleHistories(bundle.read(file))
     received = find(await source.all(), story.session)
-    deployed = decisions(received, {"hpc-launcher": Decider(defective, CONSUMES)})
-    mended = decisions(received, {"hpc-launcher": Decider(MENDED, CONSUMES)})
+    assert differences(received, {"hpc-launcher": Decider(defective, CONSUMES, FACTS)}) == [], "it is reproduced"
+    [found] = differences(received, {"hpc-launcher": Decider(MENDED, CONSUMES, FACTS)})
+    assert (found.event, found.state, found.today) == ("start-admitted", "created", "perform SubmitJob")
+    assert found.recorded.startswith("session-ended outcome='failed' reason='The runtime is longer")
+    deployed = decisions(received, {"hpc-launcher": Decider(defective, CONSUMES, FACTS)})
+    mended = decisions(received, {"hpc-launcher": Decider(MENDED, CONSUMES, FACTS)})
     parted = [(old, new) for old, new in zip(deployed, mended, strict=True) if old != new]
     assert [(old.event, old.state) for old, _ in parted] == [("job-created", "created")]
     [(old, new)] = parted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -14,11 +14,17 @@ from schemas.lifecycle import Admitted, Rejected, Requested, SessionState, Stopp
 from schemas.session import AnySessionEvent, SessionEvent, StartRejected, TunnelReady
 from schemas.subjects import Subjects
 from services._runtime.decider import Emit, Perform
+from services._runtime.errors import PermanentError
 from services._runtime.log import Recorded
 from services._runtime.memory import MemoryLog
+from services.accounts import decide as accounts
+from services.cloud_launcher import decide as cloud_launcher
+from services.hpc_launcher import decide as hpc_launcher
 from services.operator_cli.acts.stop import request_stop
 from services.operator_cli.replay import deciders
+from services.operator_cli.story.history import moments
 from services.operator_cli.story.redecide import Decider, differences
+from services.tunneler import decide as tunneler
 from tests.services.operator_cli.histories import recorded
 from tests.support.samples import Story, stamp
 
@@ -60,6 +66,14 @@ async def test_today_says_what_was_recorded(stopped: bool) -> None:
     assert differences(history, deciders()) == []
 
 
+MODULES: dict[str, Any] = {
+    "accounts": accounts,
+    "hpc-launcher": hpc_launcher,
+    "cloud-launcher": cloud_launcher,
+    "tunneler": tunneler,
+}
+
+
 class Changed:
     """A decider with another answer in one kind of state."""
 
@@ -70,7 +84,7 @@ class Changed:
         def decide(at: SessionState, event: AnySessionEvent | None) -> Steps:
             return steps(at) if isinstance(at, state) else real.decide(at, event)
 
-        self.decider = Decider(decide, real.consumes)
+        self.decider = Decider(decide, real.consumes, real.facts)
 
 
 def nothing(_state: object) -> Steps:
@@ -134,3 +148,36 @@ def test_what_a_service_had_no_time_to_say_is_no_difference() -> None:
 def test_a_history_without_beginning_breaks_nothing() -> None:
     story = Story()
     assert differences(recorded(story.listening(), story.ended()), deciders()) == []
+
+
+def refused_at(story: Story, **end: Any) -> list[Recorded]:
+    """A start whose job was made, and whose session the launcher then ended."""
+    over = msgspec.structs.replace(story.ended(), outcome="failed", reason="No.", **end)
+    request, admitted, created, ended = recorded(story.requested(), story.admitted(), story.created(), over)
+    launched = [msgspec.structs.replace(each.message, source="farlab/hpc-launcher") for each in (created, ended)]
+    caused = [msgspec.structs.replace(each, cause=admitted.message.id) for each in launched]
+    return [request, admitted, Recorded(3, caused[0]), Recorded(4, caused[1])]
+
+
+def test_what_a_site_refused_is_given_and_what_the_launcher_decided_is_not() -> None:
+    launcher = {"hpc-launcher": deciders()["hpc-launcher"]}
+    assert differences(refused_at(Story(), refusal="site-refused"), launcher) == []
+    [found] = differences(refused_at(Story()), launcher)
+    assert found.recorded.startswith("session-ended outcome='failed'")
+    assert found.today == "perform SubmitJob"
+
+
+@pytest.mark.parametrize("service", deciders())
+def test_a_service_that_gives_up_says_what_was_refused(service: str) -> None:
+    module = MODULES[service]
+    story, code = Story(), "site-refused"
+    told = [story.requested(), story.admitted(), story.created(), story.submitted(), story.listening()]
+    states = [moment.after for moment in moments(recorded(*told, story.tunnel(), story.ready(), story.stop()))]
+    said = [step.event for state in states for step in module.give_up(state, PermanentError(code, "No.", "None."))]
+    assert said
+    assert {getattr(event, "refusal", None) or getattr(event, "code", None) for event in said} == {code}
+
+
+@pytest.mark.parametrize("service", deciders())
+def test_every_command_has_its_facts(service: str) -> None:
+    assert set(deciders()[service].facts) == set(get_args(MODULES[service].Command))
