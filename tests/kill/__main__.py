@@ -26,7 +26,7 @@ COSTS = {"hub": 4.0, "nats": 3.0, "demo-hpc-site": 3.0}
 MOST_DOWN = 2
 """More parts than this are not down at once, so that users get somewhere in between."""
 LOOK_SECONDS = 0.05
-PACE_SECONDS = 0.5
+PACE_SECONDS = 2.0
 """The mean time between two blows."""
 SETTLE_SECONDS = 240.0
 STOPPED_BY_USERS = frozenset({"stopped"})
