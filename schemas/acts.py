@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from schemas.base import PERSONAL, HubNameField, Message, PositiveInt, SessionIdField, ShortText, Slug, SystemNameField
+from schemas.quota import LimitOf, LimitValue
 
 
 class Act(Message, frozen=True, kw_only=True):
@@ -53,4 +54,14 @@ class SecretsPurged(Act, frozen=True, kw_only=True, tag="secrets-purged.v1"):
     names: list[Annotated[str, Meta(max_length=255)]]
 
 
-AnyAct = AdoptionRequested | EndRequested | DeadLetterRetried | DeadLetterDiscarded | SecretsPurged
+class LimitRequested(Act, frozen=True, kw_only=True, tag="limit-requested.v1"):
+    """A quota shall have this limit from now on; accounts obey with a `quota-updated`."""
+
+    vo: Slug
+    system: SystemNameField
+    resource: Slug
+    of: LimitOf = "all"
+    value: LimitValue
+
+
+AnyAct = AdoptionRequested | EndRequested | DeadLetterRetried | DeadLetterDiscarded | SecretsPurged | LimitRequested

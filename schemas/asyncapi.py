@@ -59,6 +59,7 @@ SENDERS = {
         "dead-letter-retried",
         "dead-letter-discarded",
         "secrets-purged",
+        "limit-requested",
     ),
 }
 """Who may append what (docs/architecture/events.md); the broker's permissions say the same."""
@@ -76,6 +77,7 @@ READERS = {
         "signed-out",
         "end-requested",
         "dead-letter-retried",
+        "limit-requested",
     ),
     "hpc-launcher": (
         "start-admitted",

@@ -108,6 +108,10 @@ class Subjects(msgspec.Struct, frozen=True):
         place = f"{act.service}.{act.system}.{act.session}" if isinstance(act, SessionAct) else act.service
         return f"{self.root}.act.{place}.{event_name(act)}"
 
+    def acts(self, service: str, act: type[Act]) -> str:
+        """The acts of one type, on no session in particular, that are for a service."""
+        return f"{self.root}.act.{service}.{event_name(act)}"
+
     def session_acts(self, service: str, system: str = "*") -> str:
         """The acts on sessions that a service obeys."""
         return f"{self.root}.act.{service}.{system}.*.*"

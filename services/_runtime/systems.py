@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.base import Port, PositiveInt, Slug, SystemName
+from schemas.session import HpcPlace, Place, Resources
 from services._runtime.configuration import ConfigurationError, convert, read_toml
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -181,6 +182,14 @@ def load_system(file: Path) -> System:
     )
     reach = with_files(system.reach, file) if isinstance(system.reach, SshReach) else system.reach
     return msgspec.structs.replace(system, site=site, reach=reach)
+
+
+def cores_of(system: System | None, place: Place, resources: Resources) -> int:
+    """How many cores a start takes: whole nodes where it asks for none in particular."""
+    if resources.cores is not None:
+        return resources.cores
+    partition = system.partitions.get(place.partition) if system is not None and isinstance(place, HpcPlace) else None
+    return resources.nodes * (partition.cores_per_node if partition is not None else 1)
 
 
 def with_files(reach: SshReach, file: Path) -> SshReach:

@@ -12,12 +12,28 @@ import structlog
 from aiohttp import web
 
 from schemas.access import AccessRecord
+from schemas.acts import LimitRequested
 from schemas.base import SystemName
-from schemas.lifecycle import Admitted, Ended, NotStarted, Requested, Stopping, Withdrawn, WithJob
-from schemas.session import SessionEvent, StartAdmitted, StartRejected, StartRequested, StepUp, StopRequested
+from schemas.lifecycle import (
+    Admitted,
+    Ended,
+    NotStarted,
+    Requested,
+    SessionState,
+    Stopping,
+    Waiting,
+    Withdrawn,
+    WithJob,
+)
+from schemas.quota import QuotaUpdated, Reserved
+from schemas.session import (
+    SessionEvent,
+    StartRequested,
+    StopRequested,
+)
 from schemas.subjects import Subjects
 from schemas.system import SystemDrained, SystemResumed
-from services._runtime.clouds import CatalogueEntry
+from services._runtime.clouds import CatalogueEntry, CloudSystem
 from services._runtime.connection import Broker
 from services._runtime.errors import TransientError
 from services._runtime.identity import Stamp
@@ -25,17 +41,19 @@ from services._runtime.log import Log, Recorded, Subscription
 from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
+from services._runtime.systems import cores_of
 from services._runtime.tasks import end
 from services.accounts.access import AccessBook
+from services.accounts.admission import lost_right
+from services.accounts.admit import Admission
+from services.accounts.clouds import cores_of_cloud
 from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up, obey
-from services.accounts.entitlements import Rules, judge, lost_right
 from services.accounts.identity_provider import OpenIdConnect
 from services.accounts.ledger import Ledger
 from services.accounts.second_factor import TooWeak, too_weak
 from services.accounts.settings import AccountsSettings, accounts_settings
 from services.accounts.sign_ins import SignInDesk
 from services.accounts.tokens import TokenKeeper
-from services.accounts.verdicts import Refused
 
 _log = structlog.get_logger("farlab.accounts")
 
@@ -112,8 +130,9 @@ class AccountsApp:
         self._subjects = subjects
         self._settings = settings
         self._systems = systems
-        self._drained: dict[SystemName, str] = {}
-        self.ledger = Ledger(log, subjects, stamp, settings.quotas)
+        self._limits: dict[tuple[str, str, str, str], LimitRequested] = {}
+        self.ledger = Ledger(log, subjects, stamp, settings.quotas, self._cores_of)
+        self.ledger.watch(self._quota_changed)
         self.sessions: SessionService[Command] = SessionService(
             service="accounts",
             log=log,
@@ -125,6 +144,17 @@ class AccountsApp:
             obey=obey,
             consumes=CONSUMES,
         )
+        self.admission = Admission(
+            systems=systems,
+            book=book,
+            ledger=self.ledger,
+            view=self.sessions.view,
+            too_weak=self._too_weak,
+            waiting=settings.waiting,
+            now=stamp.now,
+        )
+        self.sessions.view.watch(self.admission.observe)
+        self.sessions.view.watch(self._session_changed)
         self._subscriptions: list[Subscription] = []
         self._reconciler: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
@@ -134,6 +164,8 @@ class AccountsApp:
         self._subscriptions.append(await self._book.start())
         self._book.watch(self._rights_changed)
         self._subscriptions.append(await self.ledger.follow())
+        limits = self._subjects.acts("accounts", LimitRequested)
+        self._subscriptions.append(await self._log.follow("ACTS", [limits], self._take_limit))
         self._subscriptions.append(
             await self._log.follow("SYSTEMS", [self._subjects.family("system")], self._take_system)
         )
@@ -163,24 +195,11 @@ class AccountsApp:
     async def perform(self, command: Command) -> Sequence[SessionEvent]:
         """Carries out a command; the facts that came of it."""
         match command:
-            case Admit(request=request):
-                return [await self._admit(request)]
-            case Release(request=request):
-                await self.ledger.release(request.session)
+            case Admit(request=request, place=place):
+                return await self.admission.admit(request, place)
+            case Release(request=request, use=use):
+                await self.ledger.release(request.session, use)
                 return []
-
-    async def _admit(self, request: StartRequested) -> StartAdmitted | StartRejected:
-        verdict = judge(request, Rules(self._systems, self._book.records, self._drained))
-        if isinstance(verdict, Refused):
-            return _rejected(request, verdict.code, verdict.message, verdict.remedy)
-        if (weak := await self._too_weak(request)) is not None:
-            return _rejected(request, "second-factor", weak.message, weak.remedy, weak.step_up)
-        full = await self.ledger.reserve(request)
-        if full is not None:
-            return _rejected(request, "quota-full", full.message, full.remedy)
-        return StartAdmitted(
-            hub=request.hub, system=request.system, session=request.session, site_identity=verdict.site_identity
-        )
 
     async def _too_weak(self, request: StartRequested) -> TooWeak | None:
         system = self._systems[request.system]
@@ -191,15 +210,37 @@ class AccountsApp:
             authentication = await self._desk.authentication(request.user, request.sign_in)
         return too_weak(system.second_factor, system.title, authentication, self._now())
 
+    def _cores_of(self, request: StartRequested) -> int:
+        system = self._systems.get(request.system)
+        if isinstance(system, CloudSystem):
+            return cores_of_cloud(system, request.place)
+        return cores_of(system, request.place, request.resources)
+
     def _rights_changed(self, _record: AccessRecord) -> None:
         self._look.set()
+
+    def _quota_changed(self, event: QuotaUpdated) -> None:
+        if not isinstance(event.change, Reserved):
+            self._look.set()
+
+    def _session_changed(self, _recorded: Recorded, before: SessionState, after: SessionState) -> None:
+        """Where somebody left the line, the others move up."""
+        if isinstance(before, Waiting) and not isinstance(after, Waiting):
+            self._look.set()
+
+    def _take_limit(self, recorded: Recorded) -> None:
+        act = recorded.message
+        if isinstance(act, LimitRequested):
+            self._limits[act.vo, act.system, act.resource, act.of] = act
+            self._look.set()
 
     def _take_system(self, recorded: Recorded) -> None:
         match recorded.message:
             case SystemDrained(system=system, reason=reason):
-                self._drained[system] = reason
+                self.admission.drained[system] = reason
             case SystemResumed(system=system):
-                self._drained.pop(system, None)
+                self.admission.drained.pop(system, None)
+                self._look.set()
             case _:
                 pass
 
@@ -219,8 +260,11 @@ class AccountsApp:
     async def reconcile(self) -> None:
         """Closes what a crash left open: shares of ended sessions, starts nobody judged, ends nobody wrote.
 
-        Where policy says so, it also stops sessions whose user lost the right to their place.
+        It also sets the limits operators asked for, gives those who wait their turns and, where policy says so, stops
+        sessions whose user lost the right to their place.
         """
+        for act in list(self._limits.values()):
+            await self.ledger.obey(act)
         for session, placed in self.sessions.view.live():
             if isinstance(placed.state, Requested | Withdrawn):
                 await self.sessions.consumer.nudge(session)
@@ -228,6 +272,8 @@ class AccountsApp:
             known = self.sessions.view.get(session)
             if known is None or isinstance(known.state, Ended | NotStarted):
                 await self.sessions.consumer.nudge(session)
+        for session in self.admission.turns():
+            await self.sessions.consumer.nudge(session)
         if self._settings.when_rights_end == "stop":
             await self._stop_those_without_right()
 
@@ -242,17 +288,3 @@ class AccountsApp:
                     hub=request.hub, system=request.system, session=request.session, by="accounts", reason=lost
                 )
                 await self.sessions.consumer.record(stop)
-
-
-def _rejected(
-    request: StartRequested, code: str, message: str, remedy: str, step_up: StepUp | None = None
-) -> StartRejected:
-    return StartRejected(
-        hub=request.hub,
-        system=request.system,
-        session=request.session,
-        code=code,
-        message=message[:1024],
-        remedy=remedy[:1024],
-        step_up=step_up,
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from schemas.session import CloudPlace, StartRequested
+from math import ceil
+
+from schemas.session import CloudPlace, Place, StartRequested
 from services._runtime.clouds import CloudSystem, Flavour
 from services.accounts.verdicts import Allowed, Refused, Verdict, choose
 
@@ -32,6 +34,12 @@ def fits_cloud(request: StartRequested, cloud: CloudSystem) -> Verdict:
             choose("an image", images, place.image),
         )
     return _amounts(request, flavour) or Allowed("")
+
+
+def cores_of_cloud(cloud: CloudSystem, place: Place) -> int:
+    """How many cores a start takes: those of its flavour, a part of one counted whole."""
+    flavour = cloud.flavours.get(place.flavour) if isinstance(place, CloudPlace) else None
+    return 1 if flavour is None else ceil(flavour.cpu)
 
 
 def _amounts(request: StartRequested, flavour: Flavour) -> Refused | None:

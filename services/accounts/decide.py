@@ -33,6 +33,7 @@ from schemas.session import (
     StartRejected,
     StartRequested,
     StopRequested,
+    Use,
 )
 from services._runtime.decider import Emit, Perform
 from services._runtime.errors import PermanentError
@@ -41,15 +42,17 @@ CONSUMES: tuple[type[SessionEvent], ...] = (StartRequested, StartRejected, StopR
 
 
 class Admit(msgspec.Struct, frozen=True):
-    """Judge a start and reserve its quotas."""
+    """Judge a start and reserve its quotas. `place` is where it stands in the line; None: it does not wait (yet)."""
 
     request: StartRequested
+    place: int | None = None
 
 
 class Release(msgspec.Struct, frozen=True):
-    """Give back whatever the session holds of any quota."""
+    """Give back whatever the session holds of any quota, and count what it used."""
 
     request: StartRequested
+    use: Use
 
 
 Command = Admit | Release
@@ -59,21 +62,21 @@ FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {Admit: (StartAd
 
 
 def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Perform[Command]]:
-    """The steps for a state, whatever event led there."""
-    del event  # the state alone demands it
+    """The steps for a state, whatever event led there; who waits is judged again only when it is his turn: a nudge."""
     match state:
         case Requested(request=request):
             return [Perform(Admit(request))]
+        case Waiting(request=request, place_in_queue=place):
+            return [Perform(Admit(request, place))] if event is None else []
         case Rejected(request=request, rejection=rejection):
             end = _ended(request, "rejected", rejection.message, rejection.remedy)
             return [Emit(msgspec.structs.replace(end, step_up=rejection.step_up))]
         case Withdrawn(request=request, stop=stop):
             return [Emit(_ended(request, "stopped", f"Stopped by {stop.by} before it began: {stop.reason}"))]
-        case Ended(request=request):
-            return [Perform(Release(request))]
+        case Ended(request=request, end=end):
+            return [Perform(Release(request, end.use))]
         case (
             NotStarted()
-            | Waiting()
             | Admitted()
             | Cancelling()
             | Created()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import structlog
 
+from schemas.acts import LimitRequested
 from schemas.base import SessionId
 from schemas.quota import QuotaUpdated
-from schemas.session import StartRequested
+from schemas.session import StartRequested, Use
 from schemas.subjects import Subjects
 from services._runtime.identity import Stamp
 from services._runtime.log import ConflictError, Log, Recorded, Subscription
-from services.accounts.quotas import Full, QuotaState, claims, evolve, release, reserve
-from services.accounts.settings import Quota
+from services.accounts.quotas import Full, QuotaKey, QuotaState, claims, evolve, full, release, reserve, set_limit
+from services.accounts.settings import OVER_TIME, Quota, QuotaResource
 
 _log = structlog.get_logger("farlab.accounts.ledger")
+
+Watch = Callable[[QuotaUpdated], None]
+"""Called with every change of a quota, whoever made it."""
 
 
 class _Account(msgspec.Struct, frozen=True):
@@ -27,83 +31,152 @@ class _Account(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """Every quota's use, folded from the stream QUOTAS, and changed by compare-and-append on that quota's subject."""
+    """Every quota's use, folded from the stream QUOTAS, and changed by compare-and-append on that quota's subject.
 
-    def __init__(self, log: Log, subjects: Subjects, stamp: Stamp, quotas: Sequence[Quota]) -> None:
+    A share is given back only when its session is over. A try that stopped half-way leaves what it reserved, for two
+    replicas may try at once, and only the session's own log says which of them admitted it.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        subjects: Subjects,
+        stamp: Stamp,
+        quotas: Sequence[Quota],
+        cores_of: Callable[[StartRequested], int],
+    ) -> None:
         self._log = log
         self._subjects = subjects
         self._stamp = stamp
-        self._quotas = sorted(quotas, key=lambda quota: (quota.vo, quota.system, quota.resource))
-        self._accounts: dict[str, _Account] = defaultdict(_Account)
-        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._cores_of = cores_of
+        self._configured = {_key(quota): quota for quota in quotas}
+        self._quotas = sorted(quotas, key=_key)
+        self._accounts: dict[QuotaKey, _Account] = defaultdict(_Account)
+        self._locks: dict[QuotaKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._watches: list[Watch] = []
 
     async def follow(self) -> Subscription:
         """Reads all changes there are, and follows those that come."""
-        return await self._log.follow("QUOTAS", [self._subjects.family("quota")], self._take)
+        return await self._log.follow("QUOTAS", [self._subjects.family("quota")], self.take)
+
+    def watch(self, watch: Watch) -> None:
+        """Calls `watch` for every change from now on."""
+        self._watches.append(watch)
+
+    def claims(self, request: StartRequested) -> list[QuotaKey]:
+        """The quotas that a start needs a share of."""
+        return [_key(quota) for quota, _ in self._claims(request)]
+
+    def fulls(self, request: StartRequested) -> list[Full]:
+        """Every quota that a start does not fit into now."""
+        now = self._stamp.now()
+        found = (
+            full(self._accounts[_key(quota)].state, quota, request.session, request.user, amount, now)
+            for quota, amount in self._claims(request)
+        )
+        return [each for each in found if each is not None]
 
     async def reserve(self, request: StartRequested) -> Full | None:
-        """Takes the start's share of every quota it needs, or none of any and says what is full. Safe to repeat."""
-        for quota, amount in claims(request, self._quotas):
-            full = await self._reserve(quota, request, amount)
-            if full is not None:
-                await self.release(request.session)
-                return full
+        """Takes the start's share of every quota it needs, or says what is full. Safe to repeat."""
+        if found := self.fulls(request):
+            return found[0]
+        for quota, amount in self._claims(request):
+            why = await self._reserve(quota, request, amount)
+            if why is not None:
+                return why
         return None
 
-    async def release(self, session: SessionId) -> None:
-        """Gives back all the session holds. Safe to repeat."""
+    async def release(self, session: SessionId, use: Use) -> None:
+        """Gives back all the session holds, and counts what it used. Safe to repeat."""
         for quota in self._quotas:
-            async with self._locks[self._scope(quota)]:
-                while (event := release(self._account(quota).state, quota, session)) is not None:
-                    if await self._append(quota, event):
+            key = _key(quota)
+            async with self._locks[key]:
+                while (event := release(self._accounts[key].state, quota, session, use, self._stamp.now())) is not None:
+                    if await self._append(key, event):
                         break
+
+    async def obey(self, act: LimitRequested) -> None:
+        """Sets a limit as an operator asked. Safe to repeat."""
+        key = QuotaKey(act.vo, act.system, act.resource)
+        quota = self._configured.get(key) or _bare(key)
+        if quota is None:
+            _log.warning("no such resource", quota=".".join(key), by=act.by)
+            return
+        async with self._locks[key]:
+            while (event := set_limit(self._accounts[key].state, quota, act, self._stamp.now())) is not None:
+                if await self._append(key, event):
+                    _log.info("limit set", quota=".".join(key), of=act.of, value=act.value, by=act.by)
+                    break
 
     def holders(self) -> Iterator[SessionId]:
         """The sessions that hold a share of any quota."""
         return iter({session for account in list(self._accounts.values()) for session in account.state.shares})
 
+    def when_full(self, key: QuotaKey) -> str:
+        """The policy of a quota: `wait` or `reject`."""
+        quota = self._configured.get(key)
+        return "reject" if quota is None else quota.when_full
+
+    def take(self, recorded: Recorded) -> None:
+        """Takes a change from the log. Each counts once."""
+        event = recorded.message
+        if not isinstance(event, QuotaUpdated):
+            return
+        key = QuotaKey(event.vo, event.system, event.resource)
+        account = self._accounts[key]
+        if recorded.sequence <= account.sequence:
+            return
+        self._accounts[key] = _Account(evolve(account.state, event), recorded.sequence)
+        if all(_key(known) != key for known in self._quotas) and (quota := _bare(key)) is not None:
+            self._quotas = sorted([*self._quotas, quota], key=_key)
+        for watch in self._watches:
+            watch(event)
+
+    def _claims(self, request: StartRequested) -> list[tuple[Quota, int]]:
+        return claims(request, self._quotas, self._cores_of)
+
     async def _reserve(self, quota: Quota, request: StartRequested, amount: int) -> Full | None:
-        async with self._locks[self._scope(quota)]:
+        key = _key(quota)
+        async with self._locks[key]:
             while True:
-                answer = reserve(self._account(quota).state, quota, request.session, request.user, amount)
+                state = self._accounts[key].state
+                answer = reserve(state, quota, request.session, request.user, amount, self._stamp.now())
                 if not isinstance(answer, QuotaUpdated):
                     return answer
-                if await self._append(quota, answer):
+                if await self._append(key, answer):
                     return None
 
-    async def _append(self, quota: Quota, event: QuotaUpdated) -> bool:
+    async def _append(self, key: QuotaKey, event: QuotaUpdated) -> bool:
         """Whether the change is in the log; if not, another replica was faster and the account is up to date now."""
-        after = self._account(quota).sequence
+        after = self._accounts[key].sequence
         stamped = self._stamp(event, after=after, cause=None)
+        subject = self._subjects.quota_updated(stamped)
         try:
-            sequence = await self._log.append(
-                "QUOTAS", self._subjects.quota_updated(stamped), stamped, scope=self._scope(quota), after=after
-            )
+            sequence = await self._log.append("QUOTAS", subject, stamped, scope=subject, after=after)
         except ConflictError as conflict:
             for recorded in conflict.history:
-                self._take(recorded)
-            self._go_on_after(quota, conflict.history)
+                self.take(recorded)
+            self._go_on_after(key, conflict.history)
             return False
-        self._take(Recorded(sequence, stamped))
+        self.take(Recorded(sequence, stamped))
         return True
 
-    def _go_on_after(self, quota: Quota, history: Sequence[Recorded]) -> None:
+    def _go_on_after(self, key: QuotaKey, history: Sequence[Recorded]) -> None:
         """What this build cannot read changes nothing here, and yet the next change must come after it."""
-        account = self._account(quota)
+        account = self._accounts[key]
         last = history[-1].sequence if history else 0
         if last > account.sequence:
-            self._accounts[self._scope(quota)] = _Account(account.state, last)
+            self._accounts[key] = _Account(account.state, last)
 
-    def _take(self, recorded: Recorded) -> None:
-        event = recorded.message
-        if isinstance(event, QuotaUpdated):
-            scope = self._subjects.quota_updated(event)
-            account = self._accounts[scope]
-            if recorded.sequence > account.sequence:
-                self._accounts[scope] = _Account(evolve(account.state, event), recorded.sequence)
 
-    def _account(self, quota: Quota) -> _Account:
-        return self._accounts[self._scope(quota)]
+def _key(quota: Quota) -> QuotaKey:
+    return QuotaKey(quota.vo, quota.system, quota.resource)
 
-    def _scope(self, quota: Quota) -> str:
-        return f"{self._subjects.quota(quota.vo, quota.system, quota.resource)}.quota-updated"
+
+def _bare(key: QuotaKey) -> Quota | None:
+    """A quota that only the log knows: an operator set it, or it was configured once. None: of no known resource."""
+    try:
+        resource: QuotaResource = msgspec.convert(key.resource, QuotaResource)
+    except msgspec.ValidationError:
+        return None
+    return Quota(vo=key.vo, system=key.system, resource=resource, period="month" if resource in OVER_TIME else None)

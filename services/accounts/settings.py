@@ -17,7 +17,10 @@ from services.accounts.rights.claims import ClaimNames
 from services.accounts.rights.entitlements import canonical_group
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
-QuotaResource = Literal["sessions", "nodes", "cores", "gpus"]
+QuotaResource = Literal["sessions", "nodes", "cores", "gpus", "memory-bytes", "core-seconds", "gpu-seconds"]
+Period = Literal["day", "week", "month"]
+OVER_TIME = frozenset({"core-seconds", "gpu-seconds"})
+"""Resources that are used up over a period, and not given back at a session's end."""
 
 
 class UserAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,13 +46,32 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A limit on what the sessions of a virtual organisation use at once on a system, in all and per user."""
+    """A limit on what the sessions of a virtual organisation use on a system, in all and per user.
+
+    It bounds what is used at once or, of `core-seconds` and `gpu-seconds`, in a `period`. `when_full` says whether a
+    start that does not fit waits its turn.
+    """
 
     vo: str = "default"
     system: str
     resource: QuotaResource = "sessions"
     limit: Annotated[int, Meta(ge=0)] | None = None
     per_user: Annotated[int, Meta(ge=0)] | None = None
+    period: Period | None = None
+    when_full: Literal["reject", "wait"] = "reject"
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How starts wait their turn. The line is that of an organisation at a system; `most` starts stand in it.
+
+    A start waits at most `longest_seconds`, and never beyond its own deadline. `when_drained` says whether a start
+    waits for a system that takes none.
+    """
+
+    when_drained: Literal["reject", "wait"] = "reject"
+    longest_seconds: Annotated[float, Meta(gt=0)] = 3600.0
+    most: Annotated[int, Meta(ge=1)] = 200
+    most_per_user: Annotated[int, Meta(ge=1)] = 3
 
 
 class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +86,7 @@ class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     organisations: list[Organisation] = []
     when_rights_end: Literal["let-run", "stop"] = "let-run"
     quotas: list[Quota] = []
+    waiting: Waiting = Waiting()
     reconcile_seconds: Annotated[float, Meta(gt=0)] = 5.0
 
 
@@ -95,11 +118,27 @@ def accounts_settings(configuration: Configuration) -> AccountsSettings:
                 f"{file}: accounts.organisations: {name!r} is there twice; give each a name of its own"
             )
     settings = msgspec.structs.replace(settings, organisations=organisations)
+    seen = set()
     for quota in settings.quotas:
-        if quota.system not in configuration.catalogue:
-            there = ", ".join(configuration.catalogue)
-            raise ConfigurationError(f"{file}: accounts.quotas: no system {quota.system!r}; there are: {there}")
+        _check_quota(quota, configuration, file)
+        if (key := (quota.vo, quota.system, quota.resource)) in seen:
+            raise ConfigurationError(f"{file}: accounts.quotas: {' '.join(key)} is there twice; keep one")
+        seen.add(key)
     return settings
+
+
+def _check_quota(quota: Quota, configuration: Configuration, file: Path) -> None:
+    where = f"{file}: accounts.quotas of {quota.resource}"
+    if quota.system not in configuration.catalogue:
+        known = ", ".join(configuration.catalogue)
+        raise ConfigurationError(f"{where}: no system {quota.system!r}; there are: {known}")
+    over_time = quota.resource in OVER_TIME
+    if over_time and quota.period is None:
+        raise ConfigurationError(f'{where}: period is missing; add period = "day", "week" or "month"')
+    if not over_time and quota.period is not None:
+        raise ConfigurationError(
+            f"{where}: period = {quota.period!r}: only {' and '.join(sorted(OVER_TIME))} have one; leave it out"
+        )
 
 
 def _canonical(organisation: Organisation, configuration: Configuration, file: Path) -> Organisation:

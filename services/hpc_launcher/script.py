@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,7 +16,7 @@ from schemas.session import HpcPlace, StartAdmitted, StartRequested
 from services._runtime import server_start
 from services._runtime.errors import PermanentError
 from services._runtime.server_start import SECRETS_FILE
-from services._runtime.systems import Job, SshReach, System
+from services._runtime.systems import Job, SshReach, System, cores_of
 from services.hpc_launcher.ports import JobDescription, Marks, Owner
 
 PROGRESS_FILE = "farlab-progress.jsonl"
@@ -150,8 +149,5 @@ def progress_lines(content: bytes) -> tuple[list[ProgressLine], int]:
 
 def core_seconds(system: System, request: StartRequested, seconds: float) -> tuple[int, int]:
     """What a job that ran so long used, in core- and GPU-seconds: whole nodes where no cores were asked for."""
-    asked: Any = request.resources
-    partition = request.place.partition if isinstance(request.place, HpcPlace) else ""
-    limits = system.partitions.get(partition)
-    cores = asked.cores or asked.nodes * (limits.cores_per_node if limits is not None else 1)
-    return round(cores * seconds), round(asked.gpus * seconds)
+    cores = cores_of(system, request.place, request.resources)
+    return round(cores * seconds), round(request.resources.gpus * seconds)

@@ -5,15 +5,29 @@ Each violation has a kind, by which a failing seed is shrunk and counted.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from schemas.base import SessionId
-from schemas.lifecycle import NOT_STARTED, Ended, IllegalEventError, Ready, SessionState, Stopping, WithJob, evolve
+from schemas.base import SessionId, UserName
+from schemas.lifecycle import (
+    NOT_STARTED,
+    Admitted,
+    Ended,
+    IllegalEventError,
+    Ready,
+    SessionState,
+    Stopping,
+    Waiting,
+    WithJob,
+    evolve,
+)
 from schemas.quota import QuotaUpdated, Released, Reserved
-from schemas.session import SessionEnded, SessionEvent, StartAdmitted, TunnelReady
+from schemas.session import SessionEnded, SessionEvent, StartAdmitted, StartRequested, TunnelReady
 from services._runtime.log import Recorded, Stream
+from services._runtime.systems import cores_of
 from services._runtime.view import as_session_event
+from services.accounts.quotas import QuotaKey, claims
 from services.tunneler.ports import Address
 from tests.simulation.site import Job
 
@@ -27,7 +41,10 @@ class Invariants:
     def __init__(self, world: World) -> None:
         self.states: dict[SessionId, SessionState] = {}
         self._world = world
-        self._shares: dict[tuple[str, str, str], dict[SessionId, int]] = defaultdict(dict)
+        self._shares: dict[QuotaKey, dict[SessionId, tuple[UserName, int]]] = defaultdict(dict)
+        self.consumed: dict[QuotaKey, Counter[UserName]] = defaultdict(Counter)
+        self._periods: dict[QuotaKey, datetime | None] = {}
+        self._limits: dict[QuotaKey, tuple[int | None, int | None]] = {}
 
     # --- at every step ---------------------------------------------------------------------------------------------
 
@@ -49,10 +66,7 @@ class Invariants:
             return
         match event:
             case StartAdmitted():
-                if not all(
-                    event.session in self._shares[each.vo, each.system, each.resource] for each in self._world.quotas
-                ):
-                    self._world.violated("admitted-without-share", f"{event.session[-4:]} holds no share")
+                self._admitted(event.session)
             case SessionEnded(outcome=outcome) if outcome != "lost":
                 for job in self._jobs_of(event.session):
                     if job.live and job.phase != "ending":
@@ -62,26 +76,42 @@ class Invariants:
             case _:
                 pass
 
+    def _admitted(self, session: SessionId) -> None:
+        state, world = self.states[session], self._world
+        assert isinstance(state, Admitted)
+        for quota, _ in claims(state.request, world.quotas, self._cores_of):
+            if session not in self._shares[QuotaKey(quota.vo, quota.system, quota.resource)]:
+                world.violated("admitted-without-share", f"{session[-4:]} holds no share of {quota.resource}")
+
     def _quota(self, event: QuotaUpdated) -> None:
-        held = self._shares[event.vo, event.system, event.resource]
+        key = QuotaKey(event.vo, event.system, event.resource)
+        held, before = self._shares[key], self._periods.get(key)
+        self._limits[key] = (event.limit, event.per_user)
+        if event.period_begins is not None and (before is None or event.period_begins > before):
+            self._periods[key] = event.period_begins
+            self.consumed[key].clear()
         match event.change:
-            case Reserved(session=session, amount=amount):
+            case Reserved(session=session, user=user, amount=amount):
                 if session in held:
                     self._world.violated("doubled-share", f"{session[-4:]} reserves twice")
-                held[session] = amount
-            case Released(session=session):
+                held[session] = (user, amount)
+                own = sum(held_ for who, held_ in held.values() if who == user) + self.consumed[key][user]
+                if event.limit is not None and event.used > event.limit:
+                    self._world.violated("quota-exceeded", f"{event.used} of {event.limit}")
+                if event.per_user is not None and own > event.per_user:
+                    self._world.violated("quota-exceeded", f"{user} uses {own} of {event.per_user}")
+            case Released(session=session, user=user, consumed=consumed):
                 if session not in held:
                     self._world.violated("doubled-release", f"{session[-4:]} releases what it does not hold")
                 held.pop(session, None)
+                self.consumed[key][user] += consumed
                 state = self.states.get(session)
-                if isinstance(state, WithJob):
+                if isinstance(state, WithJob | Admitted):
                     self._world.violated("released-too-early", f"{session[-4:]} is {type(state).__name__}")
             case _:
                 pass
-        if event.used != sum(held.values()):
-            self._world.violated("wrong-use", f"{event.used} said, {sum(held.values())} held")
-        if event.limit is not None and event.used > event.limit:
-            self._world.violated("quota-exceeded", f"{event.used} of {event.limit}")
+        if event.used != sum(amount for _, amount in held.values()) + self.consumed[key].total():
+            self._world.violated("wrong-use", f"{event.used} said, {held} held and {self.consumed[key]} consumed")
 
     def started(self, job: Job) -> None:
         """A job was handed to the scheduler."""
@@ -126,7 +156,7 @@ class Invariants:
         """What keeps the installation from being in order: every session over, or ready and reached."""
         found: list[tuple[str, str]] = []
         for session, state in self.states.items():
-            if isinstance(state, Ended):
+            if isinstance(state, Ended) or (isinstance(state, Waiting) and self._somebody_is_kept()):
                 continue
             if not isinstance(state, Ready):
                 found.append(("stuck", f"{session[-4:]} rests in {type(state).__name__}"))
@@ -137,6 +167,25 @@ class Invariants:
             elif (job := self._world.tunnels.leads_to(route[1])) is None or job.session != session:
                 found.append(("unreachable", f"{session[-4:]} is ready and its route leads nowhere"))
         return found
+
+    def _somebody_is_kept(self) -> bool:
+        """Whether a limit keeps a start that waits, and with it those behind it."""
+        return any(self._is_kept(state.request) for state in self.states.values() if isinstance(state, Waiting))
+
+    def _is_kept(self, request: StartRequested) -> bool:
+        for quota, amount in claims(request, self._world.quotas, self._cores_of):
+            key = QuotaKey(quota.vo, quota.system, quota.resource)
+            limit, per_user = self._limits.get(key, (quota.limit, quota.per_user))
+            own = sum(held for who, held in self._shares[key].values() if who == request.user)
+            used = sum(held for _, held in self._shares[key].values()) + self.consumed[key].total()
+            if limit is not None and used + amount > limit:
+                return True
+            if per_user is not None and own + self.consumed[key][request.user] + amount > per_user:
+                return True
+        return False
+
+    def _cores_of(self, request: StartRequested) -> int:
+        return cores_of(self._world.system, request.place, request.resources)
 
     def left_over(self) -> list[tuple[str, str]]:
         """What is there although every server was stopped."""

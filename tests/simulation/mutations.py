@@ -15,12 +15,12 @@ import msgspec
 from schemas import lifecycle
 from schemas.lifecycle import Created, Ended, Interrupted, Listening, Rejected, Stopping, Withdrawn
 from schemas.quota import QuotaUpdated
-from schemas.session import SessionEnded
+from schemas.session import SessionEnded, Use
 from services._runtime import consumer, vault, view
 from services._runtime.decider import Emit, Perform
 from services._runtime.delivery import SessionDeliveries
+from services.accounts import admit, ledger
 from services.accounts import app as accounts_app
-from services.accounts import ledger
 from services.hpc_launcher import act, observe, reconciler
 from services.hpc_launcher import app as launcher_app
 from services.hpc_launcher import decide as launcher_decide
@@ -77,20 +77,21 @@ def accounts_admit_without_reserving(stack: ExitStack) -> None:
 def quotas_are_one_too_generous(stack: ExitStack) -> None:
     reserve = ledger.reserve
 
-    def generous(state: Any, quota: Any, session: Any, user: Any, amount: int) -> Any:
-        wider = msgspec.structs.replace(quota, limit=quota.limit + 1, per_user=None)
-        answer = reserve(state, wider, session, user, amount)
+    def generous(state: Any, quota: Any, session: Any, user: Any, amount: int, now: Any) -> Any:
+        wider = msgspec.structs.replace(quota, limit=None if quota.limit is None else quota.limit + 1, per_user=None)
+        answer = reserve(state, wider, session, user, amount, now)
         return msgspec.structs.replace(answer, limit=quota.limit) if isinstance(answer, QuotaUpdated) else answer
 
     _put(stack, ledger, "reserve", generous)
+    _put(stack, ledger, "full", lambda *_: None)
 
 
 def a_share_is_reserved_again_at_every_try(stack: ExitStack) -> None:
     reserve = ledger.reserve
 
-    def again(state: Any, quota: Any, session: Any, user: Any, amount: int) -> Any:
+    def again(state: Any, quota: Any, session: Any, user: Any, amount: int, now: Any) -> Any:
         others = {each: share for each, share in state.shares.items() if each != session}
-        return reserve(type(state)(others), quota, session, user, amount)
+        return reserve(type(state)(others), quota, session, user, amount, now)
 
     _put(stack, ledger, "reserve", again)
 
@@ -362,6 +363,29 @@ PLANTED_FOR_ORDERS: dict[str, Plant] = {
 """Defects the product had. They show only where moments meet that the whole simulation rarely brings together."""
 
 
+def half_taken_shares_are_given_back_at_once(stack: ExitStack) -> None:
+    """Two replicas may try the same start, and one of them admits it."""
+    reserve = ledger.Ledger.__dict__["reserve"]
+
+    async def tidy(self: Any, request: Any) -> Any:
+        why = await reserve(self, request)
+        if why is not None:
+            await self.release(request.session, Use())
+        return why
+
+    _put(stack, ledger.Ledger, "reserve", tidy)
+
+
+def who_waits_is_forgotten(stack: ExitStack) -> None:
+    _put(stack, admit.Admission, "turns", lambda self: [])
+
+
+PLANTED_FOR_CROWD: dict[str, Plant] = {
+    plant.__name__: plant for plant in (half_taken_shares_are_given_back_at_once, who_waits_is_forgotten)
+}
+"""Defects that it takes a crowd at the accounts to show."""
+
+
 SHOWN_BY: dict[str, int] = {
     "a_share_is_reserved_again_at_every_try": 58,
     "a_passed_deadline_ends_a_job_that_may_run": 731,
@@ -381,5 +405,5 @@ SHOWN_BY: dict[str, int] = {
 def planted(name: str) -> Iterator[None]:
     """The defect is there while the context lasts."""
     with ExitStack() as stack:
-        (PLANTED | PLANTED_FOR_ORDERS)[name](stack)
+        (PLANTED | PLANTED_FOR_ORDERS | PLANTED_FOR_CROWD)[name](stack)
         yield

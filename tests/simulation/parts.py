@@ -20,7 +20,7 @@ from services._runtime.systems import DirectReach, System
 from services._runtime.vault import Vault, make_keys
 from services.accounts.access import AccessBook
 from services.accounts.app import AccountsApp
-from services.accounts.settings import AccountsSettings, Quota
+from services.accounts.settings import AccountsSettings, Quota, Waiting
 from services.hpc_launcher.app import LauncherApp
 from services.hpc_launcher.settings import HpcLauncherSettings
 from services.tunneler.app import TunnelerApp
@@ -36,6 +36,7 @@ SUBJECTS = Subjects()
 KEY = b"0123456789abcdef"
 EPOCH = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()
 Secret = TypeVar("Secret")
+WAITING = Waiting()
 
 
 class PlainVault(Vault):
@@ -76,9 +77,11 @@ def stamp(process: Process, service: str) -> Stamp:
     return Stamp(f"farlab/{service}", KEY, lambda: process.world.clock(process))
 
 
-def accounts(users: list[str], quotas: list[Quota]):  # type: ignore[no-untyped-def]
+def accounts(users: list[str], quotas: list[Quota], waiting: Waiting = WAITING):  # type: ignore[no-untyped-def]
     def boot(process: Process) -> Running:
-        settings = AccountsSettings(users=[catalogue.user(name) for name in users], quotas=quotas)
+        settings = AccountsSettings(
+            users=[catalogue.user(name) for name in users], quotas=quotas, waiting=waiting, reconcile_seconds=5.0
+        )
         systems = {process.world.system.name: process.world.system}
         seal = stamp(process, "accounts")
         book = AccessBook(

@@ -62,6 +62,7 @@ class Scenario:
     skews: dict[str, float]
     quota_limit: int
     quota_per_user: int
+    when_full: Literal["reject", "wait"]
     queue_seconds: float
     boot_seconds: float
     deadline_seconds: float
@@ -105,6 +106,7 @@ def scenario(seed: int, only_faults: list[int] | None = None) -> Scenario:
         skews={name: random.choice((0.0, 0.0, 0.0, 2.0, -2.0, 45.0, -45.0)) for name in names},
         quota_limit=random.choice((1, 2, 4)),
         quota_per_user=random.choice((1, 2, 2)),
+        when_full=random.choice(("reject", "wait")),
         queue_seconds=random.choice((0.0, 1.0, 5.0, 20.0)),
         boot_seconds=random.choice((0.1, 1.0, 3.0)),
         deadline_seconds=random.choice((20.0, 60.0, 300.0, 300.0)),

@@ -42,3 +42,13 @@ def test_every_planted_defect_is_caught() -> None:
     done = _orders("--mutations", seconds=380)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("missed=0\n")
+
+
+@pytest.mark.timeout(400)
+def test_no_crowd_exceeds_a_limit_or_leaks_a_share_and_who_waits_gets_in() -> None:
+    """Hundreds of starts, stops, limits that move, and killed replicas of the accounts service."""
+    done = _orders("--crowds", "4", seconds=380)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = dict(word.split("=") for word in done.stdout.splitlines()[-1].split())
+    assert int(said["waited"]) >= 100
+    assert int(said["admitted_after_waiting"]) >= 10

@@ -39,7 +39,12 @@ class World:
         self.system = parts.system()
         self.deadline_seconds = scenario.deadline_seconds
         self.quotas = [
-            Quota(system=self.system.name, limit=scenario.quota_limit, per_user=scenario.quota_per_user),
+            Quota(
+                system=self.system.name,
+                limit=scenario.quota_limit,
+                per_user=scenario.quota_per_user,
+                when_full=scenario.when_full,
+            ),
         ]
         self.broker = Broker(self)
         self.site = Site(self, scenario.queue_seconds, scenario.boot_seconds)

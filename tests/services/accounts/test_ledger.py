@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from schemas.session import Use
 from schemas.subjects import Subjects
 from services._runtime.log import Unreadable
 from services._runtime.memory import MemoryLog
@@ -22,7 +23,7 @@ QUOTA = Quota(system="demo-hpc", resource="sessions", limit=1)
 async def test_a_change_of_tomorrow_keeps_nobody_from_reserving(body: bytes) -> None:
     """The next change must come after it, though it changes nothing for this build."""
     log = MemoryLog()
-    ledger = Ledger(log, SUBJECTS, stamp(), [QUOTA])
+    ledger = Ledger(log, SUBJECTS, stamp(), [QUOTA], lambda request: 1)
     await ledger.follow()
     subject = f"{SUBJECTS.quota('default', 'demo-hpc', 'sessions')}.quota-updated"
     story = Story()
@@ -31,7 +32,7 @@ async def test_a_change_of_tomorrow_keeps_nobody_from_reserving(body: bytes) -> 
         assert await ledger.reserve(story.requested()) is None
         log.publish("QUOTAS", subject, body)
         assert isinstance(await ledger.reserve(Story().requested()), Full)
-        await ledger.release(story.session)
+        await ledger.release(story.session, Use())
         assert await ledger.reserve(Story().requested()) is None
     history = await log.history("QUOTAS", subject)
     assert [type(each.message) is Unreadable for each in history] == [True, False, True, False, False]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.access import AccessRecord, OrganisationAccess, PartitionLimit
 from schemas.base import SystemName, UserName
 from schemas.session import Resources
-from services.accounts.entitlements import Allowed, Refused, Rules, judge, lost_right
+from services.accounts.admission import Allowed, Refused, Rules, judge, lost_right
 from services.accounts.organisations import Organisation, memberships
 from services.accounts.settings import access_record
 from tests.support.catalogue import system, user

@@ -9,7 +9,8 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.simulation.mutations import PLANTED, PLANTED_FOR_ORDERS, planted
+from tests.simulation.mutations import PLANTED, PLANTED_FOR_CROWD, PLANTED_FOR_ORDERS, planted
+from tests.simulation.orders.crowd import Crowd
 from tests.simulation.orders.run import Result, run, some
 
 AT_ONCE = 100
@@ -22,6 +23,14 @@ OUT_OF_REACH = {
     "servers_are_ready_before_they_answer",
 }
 """Planted in the hub bridge, which only the whole simulation runs."""
+CROWD_SEEDS = 40
+CROWD_SEES = (
+    "accounts_never_release",
+    "accounts_admit_without_reserving",
+    "quotas_are_one_too_generous",
+    "a_share_is_reserved_again_at_every_try",
+    *PLANTED_FOR_CROWD,
+)
 SHOWN_BY = {
     "a_passed_deadline_ends_a_job_that_may_run": 92,
     "a_stop_believes_one_denial": 3102,
@@ -74,6 +83,24 @@ def _mutations() -> int:
     return 1 if missed else 0
 
 
+def _crowds(crowds: int) -> int:
+    """Crowds, then each defect that it takes one to see."""
+    failed = waited = admitted = missed = 0
+    for seed in range(crowds):
+        result = run(seed, of=Crowd)
+        failed += bool(result.violations)
+        waited += result.outcomes["waited"]
+        admitted += result.outcomes["admitted-after-waiting"]
+        print(f"crowd {seed}: {result.outcomes} {result.violations[:3]}", flush=True)
+    for name in CROWD_SEES:
+        with planted(name):
+            caught = next((result for seed in range(CROWD_SEEDS) if (result := run(seed, of=Crowd)).violations), None)
+        missed += caught is None
+        print(f"{name}: {f'seed {caught.seed}, {caught.violations[0][0]}' if caught else 'MISSED'}", flush=True)
+    print(f"crowds={crowds} violated={failed} waited={waited} admitted_after_waiting={admitted} missed={missed}")
+    return 1 if failed or missed else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="orders", description="Takes the services' awaits in every order.")
     parser.add_argument("--seconds", type=float, default=30.0)
@@ -81,7 +108,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, help="the first of the new seeds; default: by chance")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mutations", action="store_true")
+    parser.add_argument("--crowds", type=int, help="hundreds of starts at the accounts, so many times")
     options = parser.parse_args()
+    if options.crowds is not None:
+        return _crowds(options.crowds)
     if options.mutations:
         return _mutations()
     if options.seed is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 SERVICES = ("accounts", "launcher", "tunneler")
 
@@ -16,6 +17,7 @@ class Chances:
     replicas: dict[str, int]
     sessions: int
     quota_limit: int
+    when_full: Literal["reject", "wait"]
     loss: float
     kills: int
     site_deaths: int
@@ -34,6 +36,7 @@ def chances(random: Random) -> Chances:
         replicas={name: random.choice((1, 2)) for name in SERVICES},
         sessions=random.choice((1, 1, 2)),
         quota_limit=random.choice((1, 2)),
+        when_full=random.choice(("reject", "wait")),
         loss=random.choice((0.0, 0.0, 0.02, 0.08)),
         kills=random.choice((0, 0, 1, 2, 3)),
         site_deaths=random.choice((0, 0, 0, 1)),

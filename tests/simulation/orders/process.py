@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from schemas.base import SessionId, UserName
 from schemas.session import SessionEvent
 from services._runtime.consumer import SessionConsumer
+from services._runtime.log import Stream
 from services._runtime.view import SessionView
 from services.hpc_launcher.chronicle import Chronicle
 from services.hpc_launcher.observe import Watched
@@ -36,7 +37,7 @@ class Process:
     def start(self) -> None:
         """A new life, which has read the log to its end."""
         self.life = Life(self.name)
-        self.position = 0
+        self._positions: dict[Stream, int] = {}
         self.watched: dict[SessionId, Watched] = {}
         self.looking: set[SessionId] = set()
         self.app = self._boot(self) if self._boot is not None else None
@@ -57,9 +58,7 @@ class Process:
             self.view.reached = self._reached  # type: ignore[method-assign]
         if self.name.startswith("accounts"):
             book = self.app._book
-            book.records = {UserName(user): book.record_now(UserName(user)) for user in USERS}
-            for stored in self.world.broker.streams["QUOTAS"]:
-                self.app.ledger._take(stored.recorded)
+            book.records = {UserName(user): book.record_now(UserName(user)) for user in self.world.users}
         if self.name.startswith("tunneler"):
             self.view.watch(self.app._on_event)
         self.chronicle = Chronicle()
@@ -71,14 +70,29 @@ class Process:
         return sequence <= self.view.sequence
 
     def follow(self) -> bool:
-        """The next event of the log comes to the view. False: there is none."""
-        log = self.world.broker.streams["SESSIONS"]
-        if self.position >= len(log):
+        """The next event of one of the streams it follows comes. False: there is none in any."""
+        streams = self.world.broker.streams
+        behind = [each for each in self._follows() if self._positions.get(each, 0) < len(streams[each])]
+        if not behind:
             return False
-        self.position += 1
+        stream = self.world.random.choice(behind)
+        position = self._positions.get(stream, 0)
+        self._positions[stream] = position + 1
         self.world.turns._whose = self.life
-        self.view.observe(log[self.position - 1].recorded)
+        recorded = streams[stream][position].recorded
+        match stream:
+            case "SESSIONS":
+                self.view.observe(recorded)
+            case "QUOTAS":
+                self.app.ledger.take(recorded)
+            case "ACTS":
+                self.app._take_limit(recorded)
+            case _:
+                self.app._take_system(recorded)
         return True
+
+    def _follows(self) -> tuple[Stream, ...]:
+        return ("SESSIONS", "QUOTAS", "ACTS", "SYSTEMS") if self.name.startswith("accounts") else ("SESSIONS",)
 
     # --- the network, as the simulation's parts ask for it -----------------------------------------------------------
 

@@ -20,12 +20,13 @@ class Result:
     trace: list[str]
     steps: int
     appends: int
+    outcomes: dict[str, int]
 
 
-def run(seed: int, *, trace: bool = False) -> Result:
-    """One seed, exactly."""
+def run(seed: int, *, trace: bool = False, of: type[World] = World) -> Result:
+    """One seed, exactly, of a kind of world."""
     quiet()
-    world = World(seed, trace=trace)
+    world = of(seed, trace=trace)
     turns, random = world.turns, world.random
     with turns.taken():
         for _ in range(world.chances.moments):
@@ -33,16 +34,15 @@ def run(seed: int, *, trace: bool = False) -> Result:
                 world.happen()
             if world.violations:
                 break
-        world.calm = True
+        world.cease()
         world.say("WORLD", "calm")
-        world.start_next()
-        _settle(world, world.invariants.unsettled)
+        _settle(world, world.unsettled)
         world.say("WORLD", "everybody stops")
         world.stop_all()
         _settle(world, world.invariants.left_over)
-        for strand in turns.strands:
-            strand.work.close()
-    return Result(seed, world.violations, world.trace or [], turns.steps, len(world.broker.streams["SESSIONS"]))
+        turns.close()
+    appends = len(world.broker.streams["SESSIONS"])
+    return Result(seed, world.violations, world.trace or [], turns.steps, appends, world.outcomes())
 
 
 def _settle(world: World, wrong) -> None:  # type: ignore[no-untyped-def]

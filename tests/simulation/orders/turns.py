@@ -7,9 +7,10 @@ machines could produce.
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import events
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -73,6 +74,7 @@ class Turns(asyncio.AbstractEventLoop):
         self.timers: list[Timer] = []
         self._random = random
         self._whose: Life | None = None
+        self._buried: list[Strand] = []
 
     # --- what asyncio asks of a loop -------------------------------------------------------------------------------
 
@@ -146,8 +148,19 @@ class Turns(asyncio.AbstractEventLoop):
             return True
         return False
 
-    def bury(self, life: Life) -> list[Strand]:
+    def bury(self, life: Life) -> None:
         """A process is gone: what it was doing never goes on, not even its `finally`."""
-        dead = [strand for strand in self.strands if strand.life is life]
+        self._buried += [strand for strand in self.strands if strand.life is life]
         self.strands = [strand for strand in self.strands if strand.life is not life]
-        return dead
+
+    def close(self) -> None:
+        """Lets go of every coroutine: none of them runs on."""
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        try:
+            for strand in (*self._buried, *self.strands):
+                with suppress(BaseException):
+                    strand.work.close()
+            self._buried.clear()
+            self.strands.clear()
+        finally:
+            sys.unraisablehook = hook

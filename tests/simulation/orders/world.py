@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -19,13 +20,12 @@ import structlog
 
 from schemas.base import Message, SessionId, UserName
 from schemas.lifecycle import NOT_STARTED, Ended, Interrupted, Listening, Reachable, WithStatus, WithTunnel
-from schemas.quota import QuotaUpdated
 from schemas.secrets import HmacProof, JobSecrets
 from schemas.session import HpcPlace, Resources, ServerReady, SessionEvent, StartRequested, StopRequested
 from services._runtime.errors import TransientError
 from services._runtime.log import Recorded, Stream
 from services.accounts import decide as accounts_decide
-from services.accounts.settings import Quota
+from services.accounts.settings import Quota, Waiting
 from services.hpc_launcher import decide as launcher_decide
 from services.hpc_launcher.observe import Observer, Watched
 from services.tunneler import decide as tunneler_decide
@@ -33,7 +33,7 @@ from services.tunneler.ports import Address
 from tests.simulation import parts
 from tests.simulation.broker import Broker, SimBucket, Stored
 from tests.simulation.invariants import Invariants
-from tests.simulation.orders.chances import SERVICES, chances
+from tests.simulation.orders.chances import SERVICES, Chances, chances
 from tests.simulation.orders.process import USERS, Delivery, Process
 from tests.simulation.orders.turns import Turns
 from tests.simulation.site import Job, Site, SitePort
@@ -52,17 +52,17 @@ CONSUMED: dict[str, tuple[type[SessionEvent], ...]] = {
 class World:
     """One run of one seed."""
 
+    users: tuple[str, ...] = USERS
+
     def __init__(self, seed: int, *, trace: bool = False) -> None:
         self.random = Random(seed)
-        self.chances = self.scenario = chances(self.random)
+        self.chances = self.scenario = self.draw()
         self.trace: list[str] | None = [] if trace else None
         self.violations: list[tuple[str, str]] = []
         self.calm = False
         self.turns = self.loop = Turns(self.random)
         self.system = parts.system()
-        self.quotas = [
-            Quota(system=self.system.name, limit=self.chances.quota_limit, per_user=self.chances.quota_limit)
-        ]
+        self.quotas = self.limits()
         self.routes: dict[tuple[str, str], tuple[SessionId, Address]] = {}
         self.pending: list[tuple[str, Stored, int]] = []
         self.in_hand: list[Delivery] = []
@@ -72,7 +72,7 @@ class World:
         self.tunnels = Tunnels(self)  # type: ignore[arg-type]
         self.invariants = Invariants(self)  # type: ignore[arg-type]
         boots: dict[str, Callable[[Any], Any]] = {
-            "accounts": parts.accounts(list(USERS), self.quotas),
+            "accounts": parts.accounts(list(self.users), self.quotas, self.waiting()),
             "launcher": parts.launcher,
             "tunneler": parts.tunneler,
         }
@@ -83,6 +83,19 @@ class World:
         self.hub = Process(self, "hub", None)
         self.starting = [SessionId(f"{n + 1:026d}") for n in range(self.chances.sessions)]
         self._started: list[SessionId] = []
+
+    # --- what a seed decides -----------------------------------------------------------------------------------------
+
+    def draw(self) -> Chances:
+        return chances(self.random)
+
+    def limits(self) -> list[Quota]:
+        limit = self.chances.quota_limit
+        when_full = self.chances.when_full
+        return [Quota(system=self.system.name, limit=limit, per_user=limit, when_full=when_full)]
+
+    def waiting(self) -> Waiting:
+        return Waiting()
 
     # --- what is seen, as the simulation's parts tell it -------------------------------------------------------------
 
@@ -99,13 +112,13 @@ class World:
         if self.trace is not None:
             self.say("log", f"#{recorded.sequence} {type(event).__name__} ({event.source})")
         self.invariants.appended(stream, recorded)
-        if isinstance(event, QuotaUpdated):
-            for process in self.replicas["accounts"]:
-                process.app.ledger._take(recorded)
         if isinstance(event, SessionEvent):
             stored = self.broker.streams["SESSIONS"][-1]
-            self.pending += [(service, stored, 1) for service, types in CONSUMED.items() if isinstance(event, types)]
+            self.pending += [(service, stored, 1) for service in self._services_for(event)]
             self._route(event.session)
+
+    def _services_for(self, event: SessionEvent) -> list[str]:
+        return [name for name, types in CONSUMED.items() if isinstance(event, types) and self.chances.replicas[name]]
 
     def _route(self, session: SessionId) -> None:
         """The hub moves its route with the tunnel, and takes it away with the session."""
@@ -197,7 +210,7 @@ class World:
         """A user starts a server, one that stopped only when its last session is over, as JupyterHub does."""
         over = all(isinstance(self.invariants.states.get(each), Ended) for each in self._started)
         if self.starting and (over or not self.chances.one_server):
-            self._start(self.starting.pop(), USERS[0 if self.chances.one_server else len(self._started)])
+            self._start(self.starting.pop(), USERS[0 if self.chances.one_server else len(self._started) % 2])
 
     def _start(self, session: SessionId, user: str) -> None:
         self._started.append(session)
@@ -321,6 +334,11 @@ class World:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
+    def cease(self) -> None:
+        """Nothing goes wrong any more, and who wanted to start does."""
+        self.calm = True
+        self.start_next()
+
     def answer(self) -> None:
         """Everything that was said reaches everybody, to its end."""
         self.pending += [delivery.again for delivery in self.in_hand]
@@ -353,6 +371,15 @@ class World:
             if not self.turns.turn() and not self.turns.ring():
                 return
         self.violated("defect", "it never comes to rest")
+
+    def unsettled(self) -> list[tuple[str, str]]:
+        """What keeps everything from being in order."""
+        return self.invariants.unsettled()
+
+    def outcomes(self) -> dict[str, int]:
+        """How many sessions ended how."""
+        ends = (state.end.outcome for state in self.invariants.states.values() if isinstance(state, Ended))
+        return dict(Counter(ends))
 
     def stop_all(self) -> None:
         """Everybody stops."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from schemas.base import SystemName, UserName
 from schemas.session import CloudPlace, HpcPlace, Resources, StartRequested
-from services.accounts.entitlements import Allowed, Refused, Rules, judge
+from services.accounts.admission import Allowed, Refused, Rules, judge
 from services.accounts.settings import access_record
 from tests.support.catalogue import system, user
 from tests.support.samples import Story

@@ -18,6 +18,9 @@ from services.accounts.clouds import fits_cloud
 from services.accounts.organisations import allows, limit_of
 from services.accounts.verdicts import Allowed, Refused, Verdict, choose
 
+DRAINED = "system-drained"
+"""The code of what passes when an operator lets starts in again."""
+
 
 class Rules(msgspec.Struct, frozen=True):
     """What holds now: the systems, who may use what, and which systems take no starts and why."""
@@ -32,12 +35,6 @@ def judge(request: StartRequested, rules: Rules) -> Verdict:
     system = rules.systems.get(request.system)
     if system is None:
         return Refused("unknown-system", f"There is no system {request.system!r}.", choose("a system", rules.systems))
-    if (reason := rules.drained.get(request.system)) is not None:
-        return Refused(
-            "system-drained",
-            f"{system.title} takes no new starts: {reason}",
-            "Choose another system, or try again when it is back.",
-        )
     record = rules.access.get(request.user)
     if record is None:
         return Refused(
@@ -51,7 +48,8 @@ def judge(request: StartRequested, rules: Rules) -> Verdict:
     if organisation is not None and (refused := _as_member(request, organisation, system)) is not None:
         return refused
     if isinstance(system, CloudSystem):
-        return fits_cloud(request, system)
+        verdict = fits_cloud(request, system)
+        return verdict if isinstance(verdict, Refused) else _drained(system, rules.drained) or verdict
     access = next((each for each in record.systems if each.system == request.system), None)
     if access is None:
         return Refused(
@@ -64,7 +62,19 @@ def judge(request: StartRequested, rules: Rules) -> Verdict:
             "wrong-kind", f"{system.title} is an HPC system.", "Choose an account, a project and a partition."
         )
     refused = _place(request.place, access, system) or _fits(request, system)
-    return refused or _fits_organisation(request, request.place, organisation) or Allowed(access.site_identity)
+    refused = refused or _fits_organisation(request, request.place, organisation) or _drained(system, rules.drained)
+    return refused or Allowed(access.site_identity)
+
+
+def _drained(system: CatalogueEntry, drained: Mapping[SystemName, str]) -> Refused | None:
+    """Judged last: who waits for a system that is drained may use it when it is back."""
+    if (reason := drained.get(system.name)) is None:
+        return None
+    return Refused(
+        DRAINED,
+        f"{system.title} takes no new starts: {reason}",
+        "Choose another system, or try again when it is back.",
+    )
 
 
 def lost_right(request: StartRequested, record: AccessRecord | None, system: CatalogueEntry | None) -> str:
