@@ -16,7 +16,18 @@ from schemas.session import StartRequested, Use
 from schemas.subjects import Subjects
 from services._runtime.identity import Stamp
 from services._runtime.log import ConflictError, Log, Recorded, Subscription
-from services.accounts.quotas import Full, QuotaKey, QuotaState, claims, evolve, full, release, reserve, set_limit
+from services.accounts.quotas import (
+    Full,
+    QuotaKey,
+    QuotaState,
+    claims,
+    evolve,
+    full,
+    key_of,
+    release,
+    reserve,
+    set_limit,
+)
 from services.accounts.settings import OVER_TIME, Quota, QuotaResource
 
 _log = structlog.get_logger("farlab.accounts.ledger")
@@ -49,8 +60,8 @@ class Ledger:
         self._subjects = subjects
         self._stamp = stamp
         self._cores_of = cores_of
-        self._configured = {_key(quota): quota for quota in quotas}
-        self._quotas = sorted(quotas, key=_key)
+        self._configured = {key_of(quota): quota for quota in quotas}
+        self._quotas = sorted(quotas, key=key_of)
         self._accounts: dict[QuotaKey, _Account] = defaultdict(_Account)
         self._locks: dict[QuotaKey, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._watches: list[Watch] = []
@@ -65,13 +76,13 @@ class Ledger:
 
     def claims(self, request: StartRequested) -> list[QuotaKey]:
         """The quotas that a start needs a share of."""
-        return [_key(quota) for quota, _ in self._claims(request)]
+        return [key_of(quota) for quota, _ in self._claims(request)]
 
     def fulls(self, request: StartRequested) -> list[Full]:
         """Every quota that a start does not fit into now."""
         now = self._stamp.now()
         found = (
-            full(self._accounts[_key(quota)].state, quota, request.session, request.user, amount, now)
+            full(self._accounts[key_of(quota)].state, quota, request.session, request.user, amount, now)
             for quota, amount in self._claims(request)
         )
         return [each for each in found if each is not None]
@@ -89,7 +100,7 @@ class Ledger:
     async def release(self, session: SessionId, use: Use) -> None:
         """Gives back all the session holds, and counts what it used. Safe to repeat."""
         for quota in self._quotas:
-            key = _key(quota)
+            key = key_of(quota)
             async with self._locks[key]:
                 while (event := release(self._accounts[key].state, quota, session, use, self._stamp.now())) is not None:
                     if await self._append(key, event):
@@ -127,8 +138,8 @@ class Ledger:
         if recorded.sequence <= account.sequence:
             return
         self._accounts[key] = _Account(evolve(account.state, event), recorded.sequence)
-        if all(_key(known) != key for known in self._quotas) and (quota := _bare(key)) is not None:
-            self._quotas = sorted([*self._quotas, quota], key=_key)
+        if all(key_of(known) != key for known in self._quotas) and (quota := _bare(key)) is not None:
+            self._quotas = sorted([*self._quotas, quota], key=key_of)
         for watch in self._watches:
             watch(event)
 
@@ -136,7 +147,7 @@ class Ledger:
         return claims(request, self._quotas, self._cores_of)
 
     async def _reserve(self, quota: Quota, request: StartRequested, amount: int) -> Full | None:
-        key = _key(quota)
+        key = key_of(quota)
         async with self._locks[key]:
             while True:
                 state = self._accounts[key].state
@@ -167,10 +178,6 @@ class Ledger:
         last = history[-1].sequence if history else 0
         if last > account.sequence:
             self._accounts[key] = _Account(account.state, last)
-
-
-def _key(quota: Quota) -> QuotaKey:
-    return QuotaKey(quota.vo, quota.system, quota.resource)
 
 
 def _bare(key: QuotaKey) -> Quota | None:

@@ -30,6 +30,11 @@ class QuotaKey(NamedTuple):
     resource: str
 
 
+def key_of(quota: Quota) -> QuotaKey:
+    """The key of a configured quota."""
+    return QuotaKey(quota.vo, quota.system, quota.resource)
+
+
 class Share(msgspec.Struct, frozen=True):
     """What one session holds of a quota."""
 
@@ -126,7 +131,7 @@ def full(
     here = state.in_period(period_begins(quota.period, now))
     if session in here.shares:
         return None
-    key = QuotaKey(quota.vo, quota.system, quota.resource)
+    key = key_of(quota)
     what = f"{_what(quota)} on {quota.system}"
     per_user, limit = here.limit(quota, "each-user"), here.limit(quota, "all")
     if per_user is not None and here.used_by(user) + amount > per_user:

@@ -32,6 +32,7 @@ from services._runtime.settings import Configuration, load
 from services._runtime.tasks import end
 from services._runtime.vault import KeyFileError, Vault
 from services.hub_bridge.offer import Offer, offer
+from services.hub_bridge.quotas import QuotaBoard
 from services.hub_bridge.secrets import SERVICE, HubSecrets
 from services.hub_bridge.sessions import Sessions
 from services.hub_bridge.settings import HubBridgeSettings
@@ -91,6 +92,7 @@ class _Parts(msgspec.Struct, frozen=True):
     access: Bucket
     activity: Bucket
     sign_ins: SignIns
+    quotas: QuotaBoard
 
 
 Connect = Callable[[Configuration, str], Awaitable[Broker]]
@@ -152,6 +154,11 @@ class Bridge:
     def sign_ins(self) -> SignIns:
         """The sign-ins at this hub. Only after `opened`."""
         return self._opened().sign_ins
+
+    @property
+    def quotas(self) -> QuotaBoard:
+        """What is used of quotas. Only after `opened`."""
+        return self._opened().quotas
 
     def _opened(self) -> _Parts:
         if self._parts is None:
@@ -234,9 +241,11 @@ class Bridge:
     async def _run(self) -> None:
         broker = await self._connected()
         sessions = Sessions(broker.log, self.configuration.subjects, self._stamp, self.hub)
+        quotas = QuotaBoard(broker.log, self.configuration.subjects)
         try:
             vault = self._open_vault(broker.vault, self.configuration.keys_folder, SERVICE)
             await _until_it_works(sessions.start)
+            await _until_it_works(quotas.start)
             sign_ins = SignIns(
                 log=broker.log,
                 rpc=broker.rpc,
@@ -245,7 +254,7 @@ class Bridge:
                 stamp=self._stamp,
                 hub=self.hub,
             )
-            self._parts = _Parts(sessions, vault, broker.access, broker.activity, sign_ins)
+            self._parts = _Parts(sessions, vault, broker.access, broker.activity, sign_ins, quotas)
             sessions.watch(self._watch)
             self._open.set()
             await _until_it_works(self.sweep)
@@ -254,6 +263,7 @@ class Bridge:
             self._parts = None
             self._open.clear()
             await sessions.close()
+            await quotas.close()
             await broker.close()
 
     async def _connected(self) -> Broker:

@@ -29,6 +29,7 @@ from services.hub_bridge.bridge import Bridge
 from services.hub_bridge.choosing import choice_for, form_for, options_in, start_requested
 from services.hub_bridge.errors import LogAwayError, NotAnsweringError, SessionEndedError, TooLateError
 from services.hub_bridge.progress import messages, step_up_url
+from services.hub_bridge.quotas import beside, line_of
 from services.hub_bridge.secrets import LAUNCHERS, HubSecrets, read_certificates, seal
 from services.hub_bridge.sessions import ENDING
 from services.hub_bridge.sign_in import kept_sign_in
@@ -268,10 +269,11 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         await self._session_known.wait()
         if self._session is None:
             return
+        session, sessions = self._session, self.bridge.sessions
         try:
-            async for said in messages(
-                self.bridge.sessions.story(self._session), self.bridge.title, self._sign_in_again
-            ):
+            story = messages(sessions.story(session), self.bridge.title, self._sign_in_again)
+            waits = lambda: line_of(sessions.state(session))  # noqa: E731 - read again at every message
+            async for said in beside(story, self.bridge.quotas, waits, self.bridge.title):
                 yield said
         except TransientError:
             yield {"message": "The event log does not answer; the start goes on."}

@@ -12,6 +12,7 @@ from services.operator_cli.commands import (
     installation,
     live,
     monitoring,
+    quota,
     replay,
     schemas,
     see,
@@ -33,6 +34,7 @@ for family in (installation, see, live, replay, act, set_up, monitoring):
 for name, group in (
     ("config", configuration),
     ("system", system),
+    ("quota", quota),
     ("dead-letters", dead_letters),
     ("vault", vault),
     ("schemas", schemas),

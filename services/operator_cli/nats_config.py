@@ -63,7 +63,7 @@ QUESTIONS = {
 ANSWER_TIME = "60s"
 """How long accounts may take to answer what it was asked."""
 STREAMS = {
-    "hub-bridge": ("SESSIONS", "SYSTEMS", "ACCESS"),
+    "hub-bridge": ("SESSIONS", "SYSTEMS", "ACCESS", "QUOTAS"),
     "accounts": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "ACTS"),
     "operator-cli": ("SESSIONS", "QUOTAS", "ACCESS", "SYSTEMS", "ACTS", "DEAD_LETTERS"),
 }
