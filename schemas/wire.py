@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from hashlib import sha256
 from typing import Union, get_args
 
 import msgspec
 
 from schemas.access import AccessChanged, AnySignInEvent
 from schemas.acts import AnyAct
-from schemas.base import UNSTAMPED, Message, SessionId, message_type
+from schemas.base import UNSTAMPED, EventId, Message, SessionId, message_type
 from schemas.quota import QuotaUpdated
 from schemas.retired import UPCASTERS, Upcaster
 from schemas.session import AnySessionEvent, SessionEvent
@@ -31,6 +32,7 @@ CURRENT: tuple[type[Message], ...] = (
 )
 """Every message of today, newest versions only."""
 
+_SPAN = re.compile(r"[0-9a-f]{16}")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 _encoder = msgspec.json.Encoder()
@@ -160,6 +162,19 @@ def trace_id(session: SessionId) -> str:
     return f"{number & (1 << 128) - 1:032x}"
 
 
+def traceparent(event: SessionEvent) -> str:
+    """The W3C Trace Context of an event: the trace is its session's, and the span its own."""
+    return f"00-{trace_id(event.session)}-{span_id(event.id)}-01"
+
+
+def span_id(event: EventId) -> str:
+    """The W3C span id of an event: the beginning of its id, or a digest where that is no hexadecimal number."""
+    span = event[:16]
+    if _SPAN.fullmatch(span) and int(span, 16):
+        return span
+    return sha256(event.encode()).hexdigest()[:16]
+
+
 def cloudevents_headers(message: Message) -> dict[str, str]:
     """The CloudEvents attributes of a message as NATS headers (`ce-` prefix, binary mode).
 
@@ -177,7 +192,7 @@ def cloudevents_headers(message: Message) -> dict[str, str]:
     if isinstance(message, SessionEvent):
         headers["ce-subject"] = message.session
         headers["ce-correlationid"] = message.session
-        headers["traceparent"] = f"00-{trace_id(message.session)}-{message.id[:16]}-01"
+        headers["traceparent"] = traceparent(message)
     if message.cause is not None:
         headers["ce-causationid"] = message.cause
     return {name: value if _PLAIN.fullmatch(value) else _UNFIT.sub("?", value) for name, value in headers.items()}

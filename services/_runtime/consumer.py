@@ -22,6 +22,7 @@ from services._runtime.errors import PermanentError
 from services._runtime.identity import Stamp
 from services._runtime.log import ConflictError, Log, Recorded
 from services._runtime.telemetry import EVENTS_APPENDED, EVENTS_REFUSED
+from services._runtime.tracing import note_append, performing
 from services._runtime.view import NOTHING, Placed, SessionView, as_session_event, placed
 
 Command = TypeVar("Command")
@@ -136,7 +137,8 @@ class SessionConsumer(Generic[Command]):
                 steps = deque(self._decide(here.state, as_session_event(step.event) if appended else trigger))
                 continue
             try:
-                facts = await self._perform(step.command)
+                with performing(step.command):
+                    facts = await self._perform(step.command)
             except PermanentError as error:
                 _log.warning("given up", command=type(step.command).__name__, code=error.code, reason=error.reason)
                 steps = deque(self._give_up(here.state, error))
@@ -174,6 +176,7 @@ class SessionConsumer(Generic[Command]):
                     return here, False
                 continue
             EVENTS_APPENDED.labels(type(event).__name__).inc()
+            note_append(stamped)
             if (self._view.get(event.session) or NOTHING).sequence == here.sequence:
                 self._view.learn(Recorded(sequence, stamped))
             # else the follower is behind, and a view that took this event now would never take those before it

@@ -17,6 +17,7 @@ from schemas.wire import UndecodableError, UnknownTypeError, decode_session_even
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.log import ConflictError, Delivery, Log
 from services._runtime.telemetry import HANDLED, HANDLING_SECONDS
+from services._runtime.tracing import handling
 
 _log = structlog.get_logger("farlab.delivery")
 
@@ -100,7 +101,7 @@ class SessionDeliveries:
             structlog.contextvars.bind_contextvars(
                 session=event.session, system=event.system, event_type=type(event).__name__
             )
-            with _KeptAlive(delivery, self._ack_wait_seconds / 3):
+            with _KeptAlive(delivery, self._ack_wait_seconds / 3), handling(self._service, event):
                 await self._handle(event, delivery.sequence)
             await delivery.acknowledge()
         except Exception as error:

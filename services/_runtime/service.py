@@ -24,6 +24,7 @@ from services._runtime.identity import Stamp
 from services._runtime.settings import Configuration, load
 from services._runtime.tasks import end
 from services._runtime.telemetry import configure_logs
+from services._runtime.tracing import start_traces
 from services._runtime.vault import KeyFileError, Vault, read_secret_file
 
 _log = structlog.get_logger("farlab.service")
@@ -85,8 +86,12 @@ def main(service: str, build: Build, read_settings: ReadSettings, arguments: Seq
         read_settings(configuration)
         logs = configuration.shared.logs
         configure_logs(service, level=logs.level, log_format=logs.format)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(service, configuration, build, options))
+        send_last_spans = start_traces(configuration.shared.traces, service, configuration.shared.installation.prefix)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_run(service, configuration, build, options))
+        finally:
+            send_last_spans()
     except (ConfigurationError, KeyFileError, TransientError) as error:
         print(f"farlab-{service}: {error}", file=sys.stderr)  # noqa: T201 - for whoever started it
         return 2

@@ -14,6 +14,7 @@ from services._runtime.clouds import CatalogueEntry, CloudSystem, load_clouds
 from services._runtime.configuration import ConfigurationError, convert, read_toml
 from services._runtime.openid import SignInSettings
 from services._runtime.systems import System, load_systems
+from services._runtime.tracing import Traces
 
 Section = TypeVar("Section")
 SECTIONS = ("hub_bridge", "hpc_launcher", "cloud_launcher", "tunneler", "accounts", "operator_cli")
@@ -68,6 +69,7 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     logs: Logs = Logs()
     retention: Retention = Retention()
     sign_in: SignInSettings | None = None
+    traces: Traces = Traces()
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from services._runtime.rpc import Rpc
 from services._runtime.service import stamp_of, utc_now
 from services._runtime.settings import Configuration, load
 from services._runtime.tasks import end
+from services._runtime.tracing import start_traces
 from services._runtime.vault import KeyFileError, Vault
 from services.hub_bridge.offer import Offer, offer
 from services.hub_bridge.quotas import QuotaBoard
@@ -119,6 +120,8 @@ class Bridge:
         self.configuration = configuration
         self.settings = configuration.section("hub_bridge", HubBridgeSettings)
         self.hub: HubName = configuration.shared.installation.hub
+        shared = configuration.shared
+        self._send_last_spans = start_traces(shared.traces, SERVICE, shared.installation.prefix)
         self.now = now
         self._connect = connect
         self._open_vault = open_vault
@@ -237,6 +240,7 @@ class Bridge:
     async def close(self) -> None:
         """Ends all work and the connection. The hub's own end does the same by cancelling every task."""
         await end(self._tasks)
+        await asyncio.to_thread(self._send_last_spans)
 
     async def _run(self) -> None:
         broker = await self._connected()

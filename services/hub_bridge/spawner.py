@@ -23,6 +23,7 @@ from schemas.lifecycle import Ended, NotStarted, Ready
 from schemas.secrets import Certificates
 from schemas.session import SessionEnded, StartRequested, StopRequested, TunnelReady
 from services._runtime.errors import PermanentError, TransientError
+from services._runtime.tracing import handling
 from services.hub_bridge import records
 from services.hub_bridge.arrival import answers, arrive, server_url
 from services.hub_bridge.bridge import Bridge
@@ -255,7 +256,8 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
     async def _answers(self, tunnel: TunnelReady) -> None:
         scheme = "https" if self.internal_ssl else "http"
         url = server_url(scheme, tunnel, self.server.base_url)
-        await answers(url, self.bridge.settings.answer_seconds, self.user.settings)
+        with handling("hub-bridge", tunnel):
+            await answers(url, self.bridge.settings.answer_seconds, self.user.settings)
 
     def _known(self, session: SessionId) -> None:
         self._session = session

@@ -11,7 +11,7 @@ from typing import Any
 
 from schemas.base import event_name
 from schemas.session import SessionEnded
-from schemas.wire import trace_id
+from schemas.wire import span_id, trace_id
 from services.operator_cli.story.history import History, Moment, first_event, moments, state_name
 
 INTERNAL, OK, ERROR = 1, 1, 2
@@ -48,8 +48,8 @@ def _span(moment: Moment, first: Moment, when: dict[Any, datetime], trace: str, 
     begin, end = (event.at, last) if root else (min(when[parent], event.at), event.at)
     return {
         "traceId": trace,
-        "spanId": event.id[:16],
-        **({} if root else {"parentSpanId": parent[:16]}),
+        "spanId": span_id(event.id),
+        **({} if root else {"parentSpanId": span_id(parent)}),
         "name": event_name(event),
         "kind": INTERNAL,
         "startTimeUnixNano": _nanoseconds(begin),
