@@ -18,6 +18,7 @@ from kubernetes.aio.client import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config.config_exception import ConfigException
 
+from services._runtime.clouds import KubernetesSite
 from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import PermanentError, TransientError
 
@@ -202,6 +203,17 @@ class ApiServer:
                 f"{self.title}: {operation}: {said.message or f'HTTP {status}'}"[:1024], delay_seconds=BUSY_SECONDS
             )
         raise _KINDS.get(status, RefusedError)(self.title, operation, status, said)
+
+
+def api_of(title: str, site: KubernetesSite) -> ApiServer:
+    """The API server of a cloud, as its file says. It is reached when it is first asked."""
+    return ApiServer(
+        title,
+        kubeconfig=site.kubeconfig,
+        context=site.context,
+        concurrent_requests=site.concurrent_requests,
+        timeout_seconds=site.timeout_seconds,
+    )
 
 
 def check_kubeconfig(kubeconfig: str) -> None:

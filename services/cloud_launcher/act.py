@@ -115,7 +115,8 @@ class Actor:
         try:
             if expired and made is not None:
                 log = await cluster.log_tail(made)
-            await self._end_pod(cloud, cluster, made or manifests.pod_name(cloud, request), request.system, waited)
+            if (pod := made or await _found(cloud, cluster, request)) is not None:
+                await self._end_pod(cloud, cluster, pod, request.system, waited)
         except TransientError as error:
             if waited < timedelta(seconds=cloud.site.lost_after_seconds):
                 raise
@@ -133,7 +134,7 @@ class Actor:
         force = waited > timedelta(seconds=grace) + FORCE_AFTER
         if not await cluster.remove(pod, 0 if force or self._is_silent(system, pod) else grace):
             return
-        if pod.uid and await self._pods_of(system).gone(pod.uid, ENDING_SECONDS):
+        if await self._pods_of(system).gone(pod.uid, ENDING_SECONDS):
             return
         if await cluster.look(pod) is not None:
             raise TransientError("the pod is not gone yet", STILL_ENDING_SECONDS)
@@ -149,8 +150,8 @@ class Actor:
         if request.session in self._cleared:
             return
         await self._vault.forget(request.session)
-        pod = made or manifests.pod_name(cloud, request)
-        await cluster.remove(pod, 0 if self._is_silent(request.system, pod) else None)
+        if (pod := made or await _found(cloud, cluster, request)) is not None:
+            await cluster.remove(pod, 0 if self._is_silent(request.system, pod) else None)
         self._cleared[request.session] = None
         if len(self._cleared) > CLEARED_KEPT:
             self._cleared.popitem(last=False)
@@ -167,3 +168,9 @@ class Actor:
                 raise
             reason = f"{cloud.title} did not take the server in time: {error.reason}"
             raise PermanentError(DEADLINE_PASSED, reason, "Try again later, or choose another system.") from error
+
+
+async def _found(cloud: CloudSystem, cluster: Cluster, request: StartRequested) -> PodName | None:
+    """The pod of a session whose log knows of none: what has its name is only ours where it names the session too."""
+    seen = await cluster.look(manifests.pod_name(cloud, request))
+    return seen.pod if seen is not None and seen.session == request.session else None

@@ -14,7 +14,7 @@ from aiohttp import web
 from schemas.base import SessionId, SystemName
 from schemas.session import ProgressReported, StartRequested
 from schemas.subjects import Subjects
-from services._runtime.api_server import ApiServer
+from services._runtime.api_server import api_of
 from services._runtime.clouds import CloudSystem
 from services._runtime.connection import Broker
 from services._runtime.errors import PermanentError, TransientError
@@ -63,15 +63,10 @@ def build(configuration: Configuration, broker: Broker) -> CloudLauncherApp:
 def cluster_of(cloud: CloudSystem, installation: str) -> Cluster:
     """The port to a cloud's cluster. It is reached when it is first asked."""
     site = cloud.site
-    api = ApiServer(
-        cloud.title,
-        kubeconfig=site.kubeconfig,
-        context=site.context,
-        concurrent_requests=site.concurrent_requests,
-        timeout_seconds=site.timeout_seconds,
-    )
     namespace = "" if site.many_namespaces else site.namespace
-    return KubernetesCluster(api, installation=installation, namespace=namespace, silent_seconds=site.silent_seconds)
+    return KubernetesCluster(
+        api_of(cloud.title, site), installation=installation, namespace=namespace, silent_seconds=site.silent_seconds
+    )
 
 
 class CloudLauncherApp:

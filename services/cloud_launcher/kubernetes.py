@@ -204,13 +204,16 @@ class KubernetesCluster:
 
     async def log_tail(self, pod: PodName) -> str:
         """See `ports.Cluster`."""
-        params = {"container": SERVER, "tailLines": str(LOG_LINES)}
-        try:
-            body = await self._api.call("reading the log", "GET", f"{_pod_path(pod)}/log", params=params)
-        except (TransientError, PermanentError) as error:
-            _log.info("no log tail", pod=pod.name, reason=str(error))
-            return ""
-        return body.decode(errors="replace")[-LOG_CHARACTERS:]
+        # A container that waits for its next try has no log of its own yet: the one before it says what went wrong.
+        for previous in ("false", "true"):
+            params = {"container": SERVER, "tailLines": str(LOG_LINES), "previous": previous}
+            try:
+                body = await self._api.call("reading the log", "GET", f"{_pod_path(pod)}/log", params=params)
+            except (TransientError, PermanentError) as error:
+                _log.info("no log tail", pod=pod.name, reason=str(error))
+            else:
+                return body.decode(errors="replace")[-LOG_CHARACTERS:]
+        return ""
 
     async def quota(self, namespace: str) -> str:
         """See `ports.Cluster`."""

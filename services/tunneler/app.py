@@ -15,7 +15,8 @@ from schemas.lifecycle import Ended, SessionState, WithTunnel
 from schemas.secrets import ServerProof
 from schemas.session import SessionEvent, StartRequested, TunnelReady
 from schemas.subjects import Subjects
-from services._runtime.clouds import CatalogueEntry
+from services._runtime.api_server import api_of
+from services._runtime.clouds import CatalogueEntry, CloudSystem, PortForwardReach
 from services._runtime.connection import Broker
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.identity import Stamp
@@ -28,6 +29,7 @@ from services._runtime.systems import SshReach
 from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
+from services.tunneler.pod_forward import PodWays
 from services.tunneler.port_forward import DirectWays, SshWays
 from services.tunneler.ports import Address, LostError, Prove, Way, Ways, WrongServerError
 from services.tunneler.proof import prove
@@ -61,6 +63,8 @@ def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
 def _ways(system: CatalogueEntry, settings: TunnelerSettings) -> Ways:
     if isinstance(system.reach, SshReach):
         return SshWays(system.reach, bind_host=settings.bind_host, ports=settings.ports)
+    if isinstance(system, CloudSystem) and isinstance(system.reach, PortForwardReach):
+        return PodWays(api_of(system.title, system.site), bind_host=settings.bind_host, ports=settings.ports)
     return DirectWays()
 
 

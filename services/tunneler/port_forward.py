@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-from collections.abc import Iterator
 
 import asyncssh
 import structlog
@@ -17,12 +15,12 @@ from asyncssh.forward import SSHForwarder
 
 from schemas.base import SessionId
 from services._runtime.systems import RemoteForward, SshReach
+from services.tunneler.listening import BACKLOG, PortRange
 from services.tunneler.ports import Address, LostError
 from services.tunneler.ssh import LoginNodeConnection
 
 _log = structlog.get_logger("farlab.tunneler.forward")
 
-BACKLOG = 1024
 PATIENCE_SECONDS = 10.0
 """How long a connection waits for the way to come back before it is closed."""
 
@@ -127,9 +125,7 @@ class SshWays:
 
     def __init__(self, reach: SshReach, *, bind_host: str, ports: tuple[int, int]) -> None:
         self._reach = reach
-        self._bind_host = bind_host
-        self._ports = ports
-        self._next_port = ports[0]
+        self._range = PortRange(bind_host, ports)
         self._listener: asyncssh.SSHListener | None = None
         self._forwards: dict[SessionId, LocalForward] = {}
         self.came_back = asyncio.Event()
@@ -149,16 +145,9 @@ class SshWays:
         if earlier is not None:
             await earlier.close()
         forward = LocalForward(self.ssh, target)
-        for port in self._candidates(wanted_port):
-            try:
-                await forward.listen(self._bind_host, port)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise LostError(f"cannot listen on {self._bind_host}:{port}: {error.strerror}") from error
-                continue
-            self._forwards[session] = forward
-            return forward
-        raise LostError(f"every port of {self._ports[0]}-{self._ports[1]} is taken; widen tunneler.ports")
+        await self._range.listen(forward.listen, wanted_port)
+        self._forwards[session] = forward
+        return forward
 
     async def forget(self, session: SessionId) -> None:
         """Closes the way to a session's server. Safe to repeat."""
@@ -204,18 +193,6 @@ class SshWays:
                 continue
             _log.info("jobs reach the hub", listen=f"{back.listen_host}:{back.listen_port}", login_node=self.ssh.host)
             return
-
-    def _candidates(self, wanted: int) -> Iterator[int]:
-        low, high = self._ports
-        if wanted and (low == 0 or low <= wanted <= high):
-            yield wanted
-        if low == 0:
-            yield 0
-            return
-        for _ in range(high - low + 1):
-            port = self._next_port
-            self._next_port = low if port >= high else port + 1
-            yield port
 
 
 class DirectWay:

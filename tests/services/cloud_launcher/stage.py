@@ -36,6 +36,8 @@ from tests.support.kubernetes_cluster import emulated_cluster
 SUBJECTS = Subjects()
 CLOUD = SystemName("demo-cloud")
 SECONDS = 60.0
+REDELIVERED_EVERY = 50
+"""Looks between two redeliveries: the log in memory has no clock, so that whoever waits for it is the clock."""
 JUPYTER, QUICK = "registry.invalid/jupyter:1", "registry.invalid/quick:1"
 ANSWERING = (
     "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
@@ -162,8 +164,12 @@ class Stage:
     async def until(self, story: Story, state: Any) -> Any:
         """Waits until the session is in a state."""
         async with asyncio.timeout(SECONDS):
+            looks = 0
             while not isinstance(now := await self.state(story), state):
                 await asyncio.sleep(0.01)
+                looks += 1
+                if looks % REDELIVERED_EVERY == 0:
+                    self.log.redeliver("cloud-launcher")
         return now
 
     async def said(self, story: Story, words: str) -> str:
