@@ -55,6 +55,10 @@ class OpenIdProvider:
                         raise
             return self._metadata[0]
 
+    async def check(self) -> None:
+        """Asks for its metadata and keys. Raises ProviderAwayError where either cannot be had or used."""
+        await self._published(0.0)
+
     async def claims(self, token: str, *, nonce: str | None, subject: str | None = None) -> Claims:
         """What an ID token says, once it is checked. Raises UntrustedError or ProviderAwayError."""
         keys = await self._published(KEPT_SECONDS)

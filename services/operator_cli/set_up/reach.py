@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -13,9 +15,13 @@ from services._runtime.clouds import CloudSystem
 from services._runtime.configuration import ConfigurationError
 from services._runtime.connection import connect
 from services._runtime.errors import PermanentError, TransientError
+from services._runtime.openid import SignInSettings
+from services._runtime.openid_provider import OpenIdProvider, ProviderAwayError
+from services._runtime.service import utc_now
 from services._runtime.settings import Configuration
 from services._runtime.systems import SshReach, System
 from services._runtime.vault import RECIPIENTS, KeyFileError, read_secret_file
+from services.accounts.ports import SignInOverError
 from services.cloud_launcher.app import cluster_of
 from services.cloud_launcher.settings import check_pod
 from services.hpc_launcher.app import unicore_site
@@ -46,6 +52,8 @@ async def findings(configuration: Configuration) -> list[Finding]:
         if isinstance(system.reach, SshReach):
             questions.append((f"SSH files of {name}", _ssh_files(system.reach)))
             questions += [(f"login node {node} of {name}", _port(node)) for node in system.reach.login_nodes]
+    if configuration.shared.sign_in is not None:
+        questions.append(("identity provider", _provider(configuration, configuration.shared.sign_in)))
     for name, cloud in configuration.clouds.items():
         questions.append((f"cluster of {name}", _cluster(cloud)))
     return list(await asyncio.gather(*[_found(asked, ask) for asked, ask in questions]))
@@ -99,6 +107,28 @@ def _topology(configuration: Configuration) -> Callable[[], Awaitable[None]]:
         if found:
             words = ", ".join(f"{each.stream}.{each.setting} is {each.found}, not {each.wanted}" for each in found)
             raise ConfigurationError(f"{words}; apply the difference with `farlab streams apply`")
+
+    return ask
+
+
+def _provider(configuration: Configuration, settings: SignInSettings) -> Callable[[], Awaitable[None]]:
+    async def ask() -> None:
+        with warnings.catch_warnings():  # its library tells every user of the command what its own authors should mend
+            warnings.simplefilter("ignore")
+            from services.accounts.identity_provider import OpenIdConnect
+        folder = configuration.file.parent
+        await OpenIdProvider(settings, folder).check()
+        try:
+            # A token that nobody has: a provider that knows the client and its secret refuses the token, and no more.
+            await OpenIdConnect(settings, folder, utc_now).refresh(secrets.token_urlsafe(32))
+        except SignInOverError:
+            return
+        except ProviderAwayError as error:
+            raise ConfigurationError(
+                f"{error}; is sign_in.client_id = {settings.client_id} registered there, with the secret in "
+                "client_secret_file and the grant refresh_token?"
+            ) from None
+        raise ConfigurationError("the identity provider honours a token that nobody has; ask who runs it")
 
     return ask
 
