@@ -34,6 +34,14 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     reservations: list[str] = []
 
 
+class Reservation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A reservation of the scheduler: for whole names of projects or accounts, on partitions; none named: on all."""
+
+    projects: list[str] = []
+    accounts: list[str] = []
+    partitions: list[str] = []
+
+
 class UnicoreSite(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="backend", tag="unicore"
 ):
@@ -124,7 +132,8 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """An HPC system. `name` is the file's name.
 
     `grants` says which partitions a right opens, by the name the identity provider has for it, such as JuDoor's
-    `juwels_booster`; `open_partitions` are open to every project on the system.
+    `juwels_booster`; `open_partitions` are open to every project on it. A partition's `reservations` are open to
+    everybody on it, those of the system to the projects and accounts they name.
     """
 
     title: str
@@ -135,6 +144,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reach: SshReach | DirectReach
     job: Job = Job()
     partitions: dict[str, Partition]
+    reservations: dict[str, Reservation] = {}
     second_factor: SecondFactor | None = None
     grants: dict[str, list[str]] = {}
     open_partitions: list[str] = []
@@ -170,6 +180,7 @@ def load_system(file: Path) -> System:
     system = msgspec.structs.replace(convert(read_toml(file), System, file=file), name=name)
     _check_partitions(system, file)
     _check_grants(system, file)
+    _check_reservations(system, file)
     check_networks(system.reach.networks, file)
     low, high = system.job.ports
     if low > high:
@@ -182,6 +193,18 @@ def load_system(file: Path) -> System:
     )
     reach = with_files(system.reach, file) if isinstance(system.reach, SshReach) else system.reach
     return msgspec.structs.replace(system, site=site, reach=reach)
+
+
+def reservations_for(system: System, place: HpcPlace) -> list[str]:
+    """The reservations that a start may use there."""
+    partition = system.partitions.get(place.partition)
+    named = (
+        name
+        for name, each in system.reservations.items()
+        if (not each.partitions or place.partition in each.partitions)
+        and (place.project in each.projects or place.account in each.accounts)
+    )
+    return [*(partition.reservations if partition is not None else []), *named]
 
 
 def cores_of(system: System | None, place: Place, resources: Resources) -> int:
@@ -216,11 +239,11 @@ def _check_partitions(system: System, file: Path) -> None:
             )
 
 
-def check_second_factor(required: SecondFactor | None, file: Path) -> None:
+def check_second_factor(required: SecondFactor | None, where: Path | str) -> None:
     """Raises ConfigurationError when a second factor is asked for that nobody could have."""
     if required is not None and not (required.levels or required.methods):
         raise ConfigurationError(
-            f"{file}: second_factor names no levels and no methods; name what your provider's acr or amr says, "
+            f"{where}: second_factor names no levels and no methods; name what your provider's acr or amr says, "
             'such as methods = ["mfa"]'
         )
 
@@ -231,6 +254,21 @@ def _check_grants(system: System, file: Path) -> None:
             if name not in system.partitions:
                 raise ConfigurationError(
                     f"{file}: {key} = {name!r}: not a partition; there are: {', '.join(system.partitions)}"
+                )
+
+
+def _check_reservations(system: System, file: Path) -> None:
+    for name, reservation in system.reservations.items():
+        if not (reservation.projects or reservation.accounts):
+            raise ConfigurationError(
+                f"{file}: reservations.{name} is for nobody; name projects or accounts, or list it in a partition's "
+                "reservations to open it to everybody there"
+            )
+        for partition in reservation.partitions:
+            if partition not in system.partitions:
+                raise ConfigurationError(
+                    f"{file}: reservations.{name}.partitions = {partition!r}: not a partition; there are: "
+                    f"{', '.join(system.partitions)}"
                 )
 
 

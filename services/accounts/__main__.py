@@ -3,7 +3,7 @@
 import sys
 
 from services._runtime.service import main
-from services.accounts.app import build
+from services.accounts.build import build
 from services.accounts.settings import accounts_settings
 
 if __name__ == "__main__":

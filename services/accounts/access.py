@@ -91,6 +91,10 @@ class AccessBook:
         self._learned[user] = learned
         await self._say(user, reason)
 
+    def known_by_claims(self) -> list[UserName]:
+        """Everybody of whom claims ever said something."""
+        return list(self._learned)
+
     def rights(self, user: UserName) -> Rights:
         """What claims last said of a user."""
         learned = self._learned.get(user)

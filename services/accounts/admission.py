@@ -13,7 +13,7 @@ from schemas.access import AccessRecord, OrganisationAccess, SystemAccess
 from schemas.base import SystemName, UserName
 from schemas.session import HpcPlace, Resources, StartRequested
 from services._runtime.clouds import CatalogueEntry, CloudSystem
-from services._runtime.systems import Partition, System
+from services._runtime.systems import Partition, System, reservations_for
 from services.accounts.clouds import fits_cloud
 from services.accounts.organisations import allows, limit_of
 from services.accounts.verdicts import Allowed, Refused, Verdict, choose
@@ -172,11 +172,11 @@ def _fits(request: StartRequested, system: System) -> Refused | None:
                 f"{what} = {value} does not fit the partition {name!r} of {system.title}.",
                 f"Choose between {least} and {most}." if least < most else f"It must be {most}.",
             )
-    if asked.reservation is not None and asked.reservation not in partition.reservations:
+    if asked.reservation is not None and asked.reservation not in (there := reservations_for(system, request.place)):
         return Refused(
             "reservation-not-allowed",
-            f"The reservation {asked.reservation!r} is not offered on the partition {name!r}.",
-            choose("a reservation", partition.reservations) if partition.reservations else "Leave it out.",
+            f"The reservation {asked.reservation!r} is not open to you on the partition {name!r}.",
+            choose("a reservation", there) if there else "Leave it out.",
         )
     return None
 

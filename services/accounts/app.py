@@ -1,12 +1,12 @@
-"""Builds the accounts service: the only place that constructs its parts. Judges nothing itself."""
+"""The accounts service, its parts at work together. Judges nothing itself."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import structlog
 from aiohttp import web
@@ -34,13 +34,12 @@ from schemas.session import (
 from schemas.subjects import Subjects
 from schemas.system import SystemDrained, SystemResumed
 from services._runtime.clouds import CatalogueEntry, CloudSystem
-from services._runtime.connection import Broker
 from services._runtime.errors import TransientError
 from services._runtime.identity import Stamp
+from services._runtime.leases import Lease
 from services._runtime.log import Log, Recorded, Subscription
-from services._runtime.service import stamp_of, utc_now, vault_of
+from services._runtime.service import utc_now
 from services._runtime.session_service import SessionService
-from services._runtime.settings import Configuration
 from services._runtime.systems import cores_of
 from services._runtime.tasks import end
 from services.accounts.access import AccessBook
@@ -48,64 +47,20 @@ from services.accounts.admission import lost_right
 from services.accounts.admit import Admission
 from services.accounts.clouds import cores_of_cloud
 from services.accounts.decide import CONSUMES, Admit, Command, Release, decide, give_up, obey
-from services.accounts.identity_provider import OpenIdConnect
 from services.accounts.ledger import Ledger
+from services.accounts.pull import PullSource
 from services.accounts.second_factor import TooWeak, too_weak
-from services.accounts.settings import AccountsSettings, accounts_settings
+from services.accounts.settings import AccountsSettings
 from services.accounts.sign_ins import SignInDesk
-from services.accounts.tokens import TokenKeeper
 
 _log = structlog.get_logger("farlab.accounts")
 
 
-def build(configuration: Configuration, broker: Broker) -> AccountsApp:
-    """The service, from its configuration and an open broker. Raises ConfigurationError."""
-    stamp, settings = stamp_of(configuration, "accounts"), accounts_settings(configuration)
-    book = AccessBook(
-        log=broker.log,
-        bucket=broker.access,
-        subjects=configuration.subjects,
-        stamp=stamp,
-        systems=configuration.systems,
-        settings=settings,
-    )
-    return AccountsApp(
-        book=book,
-        desk=_desk(configuration, broker, book),
-        log=broker.log,
-        subjects=configuration.subjects,
-        stamp=stamp,
-        systems=configuration.catalogue,
-        settings=settings,
-    )
+class Pull(NamedTuple):
+    """The source of rights, and the lease by which one replica asks it."""
 
-
-def _desk(configuration: Configuration, broker: Broker, book: AccessBook) -> SignInDesk | None:
-    """Who takes sign-ins, where users sign in through a provider."""
-    settings = configuration.shared.sign_in
-    if settings is None:
-        return None
-    vault = vault_of(configuration, broker, "accounts")
-    provider = OpenIdConnect(settings, configuration.file.parent, utc_now)
-    tokens = TokenKeeper(
-        bucket=broker.tokens,
-        leases=broker.leases,
-        vault=vault,
-        provider=provider,
-        replica=secrets.token_hex(8),
-        now=utc_now,
-    )
-    return SignInDesk(
-        log=broker.log,
-        rpc=broker.rpc,
-        subjects=configuration.subjects,
-        vault=vault,
-        tokens=tokens,
-        provider=provider,
-        learns=book,
-        revoke_at_sign_out=settings.revoke_at_sign_out,
-        now=utc_now,
-    )
+    lease: Lease
+    source: PullSource
 
 
 class AccountsApp:
@@ -121,9 +76,11 @@ class AccountsApp:
         systems: dict[SystemName, CatalogueEntry],
         settings: AccountsSettings,
         desk: SignInDesk | None = None,
+        pull: Pull | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._desk = desk
+        self._pull = pull
         self._now = now
         self._log = log
         self._book = book
@@ -156,7 +113,7 @@ class AccountsApp:
         self.sessions.view.watch(self.admission.observe)
         self.sessions.view.watch(self._session_changed)
         self._subscriptions: list[Subscription] = []
-        self._reconciler: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._look = asyncio.Event()
 
     async def start(self) -> None:
@@ -172,12 +129,17 @@ class AccountsApp:
         await self.sessions.start()
         if self._desk is not None:
             await self._desk.start()
-        self._reconciler = asyncio.create_task(self._reconcile_for_ever())
+        self._tasks.append(asyncio.create_task(self._reconcile_for_ever()))
+        if self._pull is not None:
+            self._tasks.append(asyncio.create_task(self._pull.lease.keep(_no_matter)))
+            self._tasks.append(asyncio.create_task(self._pull.source.run()))
 
     async def close(self) -> None:
         """Finishes what is in hand."""
-        if self._reconciler is not None:
-            await end([self._reconciler])
+        await end(self._tasks)
+        if self._pull is not None:
+            await self._pull.source.close()
+            await self._pull.lease.release()
         if self._desk is not None:
             await self._desk.close()
         await self.sessions.close()
@@ -202,13 +164,20 @@ class AccountsApp:
                 return []
 
     async def _too_weak(self, request: StartRequested) -> TooWeak | None:
+        """By the system's rule, then by the organisation's."""
         system = self._systems[request.system]
-        if system.second_factor is None:
+        organisation = next((each for each in self._settings.organisations if each.name == request.vo), None)
+        rules = [(system.second_factor, system.title)]
+        if organisation is not None:
+            rules.append((organisation.second_factor, organisation.title or organisation.name))
+        wanted = [(rule, what) for rule, what in rules if rule is not None]
+        if not wanted:
             return None
         authentication = None
         if self._desk is not None:
             authentication = await self._desk.authentication(request.user, request.sign_in)
-        return too_weak(system.second_factor, system.title, authentication, self._now())
+        weak = (too_weak(rule, what, authentication, self._now()) for rule, what in wanted)
+        return next((each for each in weak if each is not None), None)
 
     def _cores_of(self, request: StartRequested) -> int:
         system = self._systems.get(request.system)
@@ -288,3 +257,7 @@ class AccountsApp:
                     hub=request.hub, system=request.system, session=request.session, by="accounts", reason=lost
                 )
                 await self.sessions.consumer.record(stop)
+
+
+def _no_matter(_held: bool) -> None:
+    """The source asks the lease itself."""

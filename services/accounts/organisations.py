@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from schemas.access import OrganisationAccess, PartitionLimit
 from schemas.base import Count, PositiveInt, ShortText, Slug, SystemName, UserName, UtcDatetime
+from services._runtime.systems import SecondFactor
 
 DEFAULT = "default"
 
@@ -30,7 +31,8 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """One virtual organisation. Members are `users` and whoever is in one of `groups` (entitlement URNs).
 
     `systems` names those its members may use as members; none named: all they have. `limits` are by system and
-    partition. `valid_from` and `valid_until` bound it, as for a workshop. The heaviest comes first on the page.
+    partition. `valid_from` and `valid_until` bound it, as for a workshop. The heaviest comes first on the page. What
+    `second_factor` says a member's sign-in must be, it must be for a start as a member.
     """
 
     name: Slug
@@ -42,6 +44,7 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     valid_from: UtcDatetime | None = None
     valid_until: UtcDatetime | None = None
     weight: int = 0
+    second_factor: SecondFactor | None = None
 
 
 def memberships(user: UserName, groups: Set[str], organisations: Sequence[Organisation]) -> list[OrganisationAccess]:

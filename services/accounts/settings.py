@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +13,7 @@ from schemas.access import AccessRecord, AccountAccess, ProjectAccess, SystemAcc
 from schemas.base import SystemName, UserName
 from services._runtime.configuration import ConfigurationError
 from services._runtime.settings import Configuration
+from services._runtime.systems import check_second_factor
 from services.accounts.organisations import Organisation
 from services.accounts.rights.claims import ClaimNames
 from services.accounts.rights.entitlements import canonical_group
@@ -74,15 +76,34 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     most_per_user: Annotated[int, Meta(ge=1)] = 3
 
 
+USER = "{user}"
+
+
+class PullSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where accounts ask for a user's claims; `{user}` in the address is the name. Each user every `every_seconds`.
+
+    `token_file` holds a bearer token. The answer is a JSON object with the claims that `[accounts.claims]` names.
+    """
+
+    url: Annotated[str, Meta(pattern=r"^https?://")]
+    token_file: str = ""
+    ca_file: str = ""
+    every_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    timeout_seconds: Annotated[float, Meta(gt=0)] = 10.0
+    at_once: Annotated[int, Meta(ge=1, le=64)] = 4
+
+
 class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of `[accounts]`.
 
-    `claims` names what the identity provider delivers. `when_rights_end` says what becomes of running sessions whose
-    user may not use their place any more; new starts are refused at once either way.
+    `claims` names what the identity provider delivers, `pull` where the same is asked for between sign-ins.
+    `when_rights_end` says what becomes of running sessions whose user may not use their place any more; new starts are
+    refused at once either way.
     """
 
     users: list[User] = []
     claims: ClaimNames = ClaimNames()
+    pull: PullSettings | None = None
     organisations: list[Organisation] = []
     when_rights_end: Literal["let-run", "stop"] = "let-run"
     quotas: list[Quota] = []
@@ -118,6 +139,8 @@ def accounts_settings(configuration: Configuration) -> AccountsSettings:
                 f"{file}: accounts.organisations: {name!r} is there twice; give each a name of its own"
             )
     settings = msgspec.structs.replace(settings, organisations=organisations)
+    if settings.pull is not None:
+        _check_pull(settings.pull, file)
     seen = set()
     for quota in settings.quotas:
         _check_quota(quota, configuration, file)
@@ -125,6 +148,16 @@ def accounts_settings(configuration: Configuration) -> AccountsSettings:
             raise ConfigurationError(f"{file}: accounts.quotas: {' '.join(key)} is there twice; keep one")
         seen.add(key)
     return settings
+
+
+def _check_pull(settings: PullSettings, file: Path) -> None:
+    """Raises ConfigurationError for an address that names no user, or that would send rights and tokens in the open."""
+    where = f"{file}: accounts.pull.url = {settings.url!r}"
+    if USER not in settings.url:
+        raise ConfigurationError(f"{where}: names no user; put {USER} where the name goes")
+    host = urlsplit(settings.url).hostname
+    if settings.url.startswith("http://") and host not in ("127.0.0.1", "::1", "localhost"):
+        raise ConfigurationError(f"{where}: not encrypted; use https")
 
 
 def _check_quota(quota: Quota, configuration: Configuration, file: Path) -> None:
@@ -165,6 +198,7 @@ def _canonical(organisation: Organisation, configuration: Configuration, file: P
                 raise ConfigurationError(
                     f"{where}: limits.{name}.{partition}: not a partition; there are: {', '.join(known)}"
                 )
+    check_second_factor(organisation.second_factor, where)
     begin, end = organisation.valid_from, organisation.valid_until
     if begin is not None and end is not None and begin >= end:
         raise ConfigurationError(

@@ -28,6 +28,19 @@ class PartitionOffer(msgspec.Struct, frozen=True, kw_only=True):
     reservations: list[str]
 
 
+class ReservationOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """A reservation that one of the user's projects or accounts may use, on partitions; none named: on all."""
+
+    projects: list[str]
+    accounts: list[str]
+    partitions: list[str]
+
+    def is_for(self, account: str, project: str, partition: str) -> bool:
+        """Whether a start there may use it."""
+        on_it = not self.partitions or partition in self.partitions
+        return on_it and (project in self.projects or account in self.accounts)
+
+
 class SystemOffer(msgspec.Struct, frozen=True, kw_only=True):
     """A system, and per account and project the partitions it may run on."""
 
@@ -35,6 +48,7 @@ class SystemOffer(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     accounts: dict[str, dict[str, list[str]]]
     partitions: dict[str, PartitionOffer]
+    reservations: dict[str, ReservationOffer] = {}
 
 
 class OrganisationOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +145,22 @@ def _system(system: System, access: SystemAccess) -> SystemOffer:
         description=system.description,
         accounts=accounts,
         partitions={name: _partition(name, partition) for name, partition in system.partitions.items()},
+        reservations=_reservations(system, accounts),
     )
+
+
+def _reservations(system: System, accounts: Mapping[str, Mapping[str, list[str]]]) -> dict[str, ReservationOffer]:
+    """Those that are for something of the user's, and of them no more than the user's own names."""
+    own = {project for projects in accounts.values() for project in projects}
+    offers = {
+        name: ReservationOffer(
+            projects=[each for each in reservation.projects if each in own],
+            accounts=[each for each in reservation.accounts if each in accounts],
+            partitions=list(reservation.partitions),
+        )
+        for name, reservation in system.reservations.items()
+    }
+    return {name: each for name, each in offers.items() if each.projects or each.accounts}
 
 
 def _partition(name: str, partition: Partition) -> PartitionOffer:

@@ -12,7 +12,7 @@ import msgspec
 
 from schemas.session import HpcPlace, Resources
 from services.hub_bridge.clouds import CloudChoice, CloudOffer
-from services.hub_bridge.offer import Offer, PartitionOffer, SystemOffer
+from services.hub_bridge.offer import Offer, SystemOffer
 
 FIELDS = (
     "system",
@@ -171,7 +171,7 @@ def _with_resources(options: Mapping[str, object], system: SystemOffer, at: Plac
         nodes=nodes,
         cores=_number("cores", options, 1, cores, 1) if options.get("cores") is not None else None,
         gpus=_number("gpus", options, 0, min(limits.gpus_per_node * nodes, limits.max_gpus), 0),
-        reservation=_reservation(options, limits),
+        reservation=_reservation(options, system, at),
         software=_one_of("software", options, SOFTWARE, first=True),
     )
 
@@ -206,13 +206,15 @@ def _number(
     return value
 
 
-def _reservation(options: Mapping[str, object], limits: PartitionOffer) -> str | None:
+def _reservation(options: Mapping[str, object], system: SystemOffer, at: Placing) -> str | None:
     value = options.get("reservation")
     if value is None or value == "":
         return None
-    if not limits.reservations:
-        raise OptionsError("reservation", value, "none is offered on this partition", "leave it out")
-    return _one_of("reservation", options, limits.reservations)
+    named = [name for name, each in system.reservations.items() if each.is_for(at.account, at.project, at.partition)]
+    there = [*system.partitions[at.partition].reservations, *named]
+    if not there:
+        raise OptionsError("reservation", value, "none is open to you there", "leave it out")
+    return _one_of("reservation", options, there)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -99,6 +99,12 @@ def test_a_system_is_checked_for_what_no_type_says(tmp_path: Path) -> None:
     assert "must lie between min_runtime_seconds (60) and max_runtime_seconds (100)" in said(
         "[partitions.batch]\n", "[partitions.batch]\nmax_runtime_seconds = 100\n"
     )
+    assert "reservations.course is for nobody; name projects or accounts" in said(
+        "[partitions.batch]", "[reservations.course]\n[partitions.batch]"
+    )
+    assert "reservations.course.partitions = 'devel': not a partition; there are: batch" in said(
+        "[partitions.batch]", '[reservations.course]\nprojects = ["z"]\npartitions = ["devel"]\n[partitions.batch]'
+    )
     assert "write it as 10.11.0.0/16" in said('["10.0.0.0/8"]', '["10.0.0.1/8"]')
     assert "job.ports = [9000, 8000]" in said("[site]", "[job]\nports = [9000, 8000]\n[site]")
     (tmp_path / "systems" / "juwels.toml").unlink()

@@ -48,6 +48,14 @@
 
   const names = (list) => list.map((name) => [name, name]);
 
+  function reservations(limits) {
+    const [account, project, name] = ["account", "project", "partition"].map((each) => field(each).value);
+    const own = Object.entries(system().reservations).filter(([, each]) =>
+      (each.partitions.length === 0 || each.partitions.includes(name)) &&
+      (each.projects.includes(project) || each.accounts.includes(account)));
+    return [...limits.reservations, ...own.map(([each]) => each)];
+  }
+
   function resources(fresh) {
     const limits = partition();
     if (fresh) field("runtime_minutes").value = "";
@@ -59,8 +67,9 @@
     show("gpus", limits.max_gpus > 0);
     const gpus = Math.min(limits.gpus_per_node * Number(field("nodes").value || 1), limits.max_gpus);
     limit("gpus", 0, gpus, 0, `0 to ${gpus}`);
-    show("reservation", limits.reservations.length > 0);
-    fill(field("reservation"), [["", "none"], ...names(limits.reservations)]);
+    const reserved = reservations(limits);
+    show("reservation", reserved.length > 0);
+    fill(field("reservation"), [["", "none"], ...names(reserved)]);
     summary();
   }
 

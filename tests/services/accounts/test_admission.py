@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from schemas.base import SystemName, UserName
 from schemas.session import CloudPlace, HpcPlace, Resources, StartRequested
+from services._runtime.systems import Reservation, reservations_for
 from services.accounts.admission import Allowed, Refused, Rules, judge
 from services.accounts.settings import access_record
 from tests.support.catalogue import system, user
@@ -97,3 +98,21 @@ def test_the_judgement_is_total_and_admits_nothing_unknown(request: StartRequest
     else:
         assert "\n" not in verdict.code
         assert verdict.remedy
+
+
+@pytest.mark.parametrize(
+    ("where", "open_there"),
+    [
+        ({"project": "ztrain"}, True),
+        ({"project": "ztrain", "partition": "devel"}, False),
+        ({"account": "ada", "project": "zelse"}, True),
+        ({"account": "ada1", "project": "ztrain2"}, False),
+        ({"account": "ada11", "project": "zelse"}, False),
+    ],
+)
+def test_a_reservation_is_for_whole_names(where: dict[str, str], open_there: bool) -> None:
+    """`account in users` of a text would let ada1 into what is ada's."""
+    reserved = Reservation(projects=["ztrain"], accounts=["ada"], partitions=["batch"])
+    there = msgspec.structs.replace(system(), reservations={"course": reserved})
+    asked = place(**{"project": "zelse", **where})
+    assert ("course" in reservations_for(there, asked)) is open_there

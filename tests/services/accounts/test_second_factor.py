@@ -21,6 +21,7 @@ from services._runtime.systems import SecondFactor, load_system
 from services._runtime.vault import Vault, make_keys
 from services.accounts.access import AccessBook
 from services.accounts.app import AccountsApp
+from services.accounts.organisations import Organisation
 from services.accounts.second_factor import Authentication, too_weak
 from services.accounts.settings import AccountsSettings
 from services.accounts.sign_ins import SignInDesk
@@ -100,7 +101,7 @@ class Nobody:
         raise AssertionError(f"the provider was asked: {name}")
 
 
-def accounts(folder: Path, log: MemoryLog) -> AccountsApp:
+def accounts(folder: Path, log: MemoryLog, *organisations: Organisation) -> AccountsApp:
     make_keys(folder)
     vault = Vault(MemoryBucket(), folder, "accounts")
     nobody: object = Nobody()
@@ -112,8 +113,11 @@ def accounts(folder: Path, log: MemoryLog) -> AccountsApp:
         replica="one",
         now=lambda: NOW,  # type: ignore[arg-type]
     )
-    systems = {SystemName("demo-hpc"): msgspec.structs.replace(system(), second_factor=RECENT)}
-    settings = AccountsSettings(users=[user("ada"), user("ben")], reconcile_seconds=3600)
+    strict = msgspec.structs.replace(system(), second_factor=RECENT)
+    systems = {SystemName("demo-hpc"): system() if organisations else strict}
+    settings = AccountsSettings(
+        users=[user("ada"), user("ben")], organisations=list(organisations), reconcile_seconds=3600
+    )
     book = AccessBook(
         log=log, bucket=MemoryBucket(), subjects=SUBJECTS, stamp=stamp("accounts"), systems=systems, settings=settings
     )
@@ -148,10 +152,10 @@ async def say(log: MemoryLog, event: SignInEvent) -> None:
     await log.append("ACCESS", SUBJECTS.sign_in_event(stamped), stamped, scope=scope, after=after)
 
 
-async def start(log: MemoryLog, sign_in: SignInId | None, who: str = "ada") -> list[object]:
+async def start(log: MemoryLog, sign_in: SignInId | None, who: str = "ada", vo: str = "default") -> list[object]:
     story = Story(user=who)
     place = msgspec.structs.replace(story.requested().place, account=f"{who}1")
-    event = msgspec.structs.replace(story.requested(), sign_in=sign_in, place=place)
+    event = msgspec.structs.replace(story.requested(), sign_in=sign_in, place=place, vo=vo)
     stamped = stamp("hub")(event, after=0, cause=None)
     scope = SUBJECTS.session(story.session)
     await log.append("SESSIONS", SUBJECTS.session_event(stamped), stamped, scope=scope, after=0)
@@ -180,6 +184,23 @@ async def test_a_start_on_a_strict_system_needs_the_second_factor_of_its_own_bro
         assert isinstance(end, SessionEnded)
         assert end.step_up == rejection.step_up
     assert type((await start(log, theirs, "ben"))[0]).__name__ == "StartAdmitted"
+    await app.close()
+
+
+async def test_an_organisation_asks_its_members_for_what_the_system_does_not(tmp_path: Path) -> None:
+    log = MemoryLog()
+    strict = Organisation(name="clinic", title="The clinic", users=["ada"], second_factor=RECENT)
+    app = accounts(tmp_path, log, strict)
+    await app.start()
+    weak, strong = SignInId(new_session()), SignInId(new_session())
+    await say(log, SignedIn(user=UserName("ada"), hub=HUB, sign_in=weak, level="password", authenticated_at=NOW))
+    await say(log, SignedIn(user=UserName("ada"), hub=HUB, sign_in=strong, level="mfa", authenticated_at=NOW))
+    assert type((await start(log, weak))[0]).__name__ == "StartAdmitted"
+    assert type((await start(log, strong, vo="clinic"))[0]).__name__ == "StartAdmitted"
+    rejection, _ = await start(log, weak, vo="clinic")
+    assert isinstance(rejection, StartRejected)
+    assert rejection.message == "The clinic wants a second factor, and you signed in without one."
+    assert rejection.step_up == StepUp(levels=["mfa"], max_age_seconds=600)
     await app.close()
 
 

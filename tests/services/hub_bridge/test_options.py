@@ -21,6 +21,7 @@ from schemas.access import (
 )
 from schemas.base import SystemName, UserName
 from schemas.session import HpcPlace
+from services._runtime.systems import Reservation
 from services.hub_bridge.offer import NOTHING, Offer, offer
 from services.hub_bridge.options import FIELDS, Choice, OptionsError, choose, from_form, shown
 from tests.support.catalogue import system
@@ -139,7 +140,7 @@ def test_form_and_api_are_judged_alike() -> None:
         ({"reservation": "other"}, "reservation = 'other': not open to you; choose one of: workshop"),
         (
             {"partition": "devel", "reservation": "workshop"},
-            "reservation = 'workshop': none is offered on this partition; leave it out",
+            "reservation = 'workshop': none is open to you there; leave it out",
         ),
         ({"vo": "root"}, "vo = 'root': not open to you; choose one of: default, workshop"),
         ({"software": "rstudio"}, "software = 'rstudio': not open to you; choose one of: jupyterlab"),
@@ -221,3 +222,21 @@ def test_a_shown_value_is_short_and_printable(value: object) -> None:
     assert len(text) <= 60
     assert all(letter.isprintable() for letter in text)
     assert not set(text) & (set(string.whitespace) - {" "})
+
+
+def test_a_reservation_is_offered_to_its_projects_alone_and_names_nobody_elses() -> None:
+    reserved = Reservation(projects=["zdev", "zsecret"], partitions=["devel"])
+    systems = {SystemName("demo-hpc"): msgspec.structs.replace(system(), reservations={"course": reserved})}
+    there = offer(systems, RECORD, NOW)
+    assert there.organisations["default"].systems["demo-hpc"].reservations["course"].projects == ["zdev"]
+    asked = {**GOOD, "project": "zdev", "partition": "devel", "reservation": "course"}
+    choice = choose(asked, there)
+    assert isinstance(choice, Choice)
+    assert choice.reservation == "course"
+    with pytest.raises(OptionsError, match="none is open to you there"):
+        choose({**asked, "project": "ztrain"}, there)
+    other = msgspec.structs.replace(system(), reservations={"other": Reservation(accounts=["somebody"])})
+    assert (
+        offer({SystemName("demo-hpc"): other}, RECORD, NOW).organisations["default"].systems["demo-hpc"].reservations
+        == {}
+    )

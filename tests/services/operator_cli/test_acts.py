@@ -22,7 +22,7 @@ from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration, load
 from services._runtime.vault import Vault
 from services._runtime.view import placed
-from services.accounts.app import build
+from services.accounts.build import build
 from services.operator_cli.acts import dead_letters, settle, stop, systems, vault
 from services.operator_cli.acts.append import Operator
 from services.operator_cli.acts.consent import SHOWN, Consent, agreed

@@ -14,7 +14,7 @@ from schemas.session import Use
 from services._runtime.configuration import ConfigurationError
 from services._runtime.log import Recorded
 from services._runtime.settings import Configuration
-from services.accounts.app import build
+from services.accounts.build import build
 from services.accounts.quotas import QuotaKey, QuotaState, evolve, release, reserve, set_limit
 from services.accounts.settings import Quota
 from services.operator_cli.acts import quota
