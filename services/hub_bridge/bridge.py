@@ -32,7 +32,9 @@ from services._runtime.settings import Configuration, load
 from services._runtime.tasks import end
 from services._runtime.tracing import start_traces
 from services._runtime.vault import KeyFileError, Vault
+from services.hub_bridge.notices import NoticeBoard
 from services.hub_bridge.offer import Offer, offer
+from services.hub_bridge.progress import Message
 from services.hub_bridge.quotas import QuotaBoard
 from services.hub_bridge.secrets import SERVICE, HubSecrets
 from services.hub_bridge.sessions import Sessions
@@ -94,6 +96,7 @@ class _Parts(msgspec.Struct, frozen=True):
     activity: Bucket
     sign_ins: SignIns
     quotas: QuotaBoard
+    notices: NoticeBoard
 
 
 Connect = Callable[[Configuration, str], Awaitable[Broker]]
@@ -163,6 +166,11 @@ class Bridge:
         """What is used of quotas. Only after `opened`."""
         return self._opened().quotas
 
+    @property
+    def notices(self) -> NoticeBoard:
+        """What users are told of systems. Only after `opened`."""
+        return self._opened().notices
+
     def _opened(self) -> _Parts:
         if self._parts is None:
             raise TransientError("the event log has not answered yet")
@@ -181,7 +189,14 @@ class Bridge:
         await self.opened(self.settings.broker_seconds)
         entry = await self._opened().access.get(slug(user))
         record = msgspec.json.decode(entry[0], type=AccessRecord) if entry is not None else None
-        return offer(self.configuration.systems, record, self.now(), self.configuration.clouds)
+        now = self.now()
+        open_to = offer(self.configuration.systems, record, now, self.configuration.clouds)
+        names = {name for each in open_to.organisations.values() for name in (*each.systems, *each.clouds)}
+        return msgspec.structs.replace(open_to, notices=self.notices.texts(names, now))
+
+    def notice(self, system: str) -> Message | None:
+        """What there is to know of a system, for the page of a start. Raises TransientError."""
+        return self.notices.message(system, self.title(system), self.now())
 
     def title(self, system: str) -> str:
         """A system's name as people know it."""
@@ -246,10 +261,12 @@ class Bridge:
         broker = await self._connected()
         sessions = Sessions(broker.log, self.configuration.subjects, self._stamp, self.hub)
         quotas = QuotaBoard(broker.log, self.configuration.subjects)
+        notices = NoticeBoard(broker.log, self.configuration.subjects)
         try:
             vault = self._open_vault(broker.vault, self.configuration.keys_folder, SERVICE)
             await _until_it_works(sessions.start)
             await _until_it_works(quotas.start)
+            await _until_it_works(notices.start)
             sign_ins = SignIns(
                 log=broker.log,
                 rpc=broker.rpc,
@@ -258,7 +275,7 @@ class Bridge:
                 stamp=self._stamp,
                 hub=self.hub,
             )
-            self._parts = _Parts(sessions, vault, broker.access, broker.activity, sign_ins, quotas)
+            self._parts = _Parts(sessions, vault, broker.access, broker.activity, sign_ins, quotas, notices)
             sessions.watch(self._watch)
             self._open.set()
             await _until_it_works(self.sweep)
@@ -268,6 +285,7 @@ class Bridge:
             self._open.clear()
             await sessions.close()
             await quotas.close()
+            await notices.close()
             await broker.close()
 
     async def _connected(self) -> Broker:

@@ -60,9 +60,13 @@ class OrganisationOffer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """All a user may choose from, by virtual organisation, the first one first. Empty: nothing is open to the user."""
+    """All a user may choose from, by virtual organisation, the first one first. Empty: nothing is open to the user.
+
+    `notices` is what there is to know of systems, by name.
+    """
 
     organisations: dict[str, OrganisationOffer]
+    notices: dict[str, str] = {}
 
 
 NOTHING = Offer(organisations={})

@@ -273,6 +273,9 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
             return
         session, sessions = self._session, self.bridge.sessions
         try:
+            state = sessions.state(session)
+            if not isinstance(state, NotStarted) and (notice := self.bridge.notice(state.request.system)) is not None:
+                yield notice
             story = messages(sessions.story(session), self.bridge.title, self._sign_in_again)
             waits = lambda: line_of(sessions.state(session))  # noqa: E731 - read again at every message
             async for said in beside(story, self.bridge.quotas, waits, self.bridge.title):

@@ -3,64 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
 from datetime import datetime
 
-import msgspec
-
 from schemas.base import SystemName, event_name
-from schemas.system import (
-    AnySystemEvent,
-    SystemAnnounced,
-    SystemDown,
-    SystemDrained,
-    SystemEvent,
-    SystemResumed,
-    SystemUp,
-)
+from schemas.system import AnySystemEvent, SystemDown, SystemDrained, SystemResumed, SystemUp
 from services._runtime.configuration import ConfigurationError
-from services._runtime.log import Log, Recorded
+from services._runtime.log import Log
 from services._runtime.settings import Configuration
+from services._runtime.standing import Standing, standing
 from services.operator_cli.acts.append import Operator
-
-
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """How a system stands by operators' words: `drained` and `down` are the reasons, empty where it is not."""
-
-    system: str
-    drained: str = ""
-    down: str = ""
-    by: str = ""
-    since: datetime | None = None
-    maintenance: SystemAnnounced | None = None
-
-
-def standing(system: str, history: Iterable[Recorded], now: datetime) -> Standing:
-    """How a system stands after its events. A maintenance that is over is not told any more. Pure."""
-    here = Standing(system=system)
-    for recorded in history:
-        event = recorded.message
-        if isinstance(event, SystemEvent):
-            here = _after(here, event)
-    over = here.maintenance is not None and here.maintenance.ends is not None and here.maintenance.ends < now
-    return msgspec.structs.replace(here, maintenance=None) if over else here
-
-
-def _after(here: Standing, event: SystemEvent) -> Standing:
-    changed = msgspec.structs.replace(here, by=event.by, since=event.at)
-    match event:
-        case SystemDrained():
-            return msgspec.structs.replace(changed, drained=event.reason)
-        case SystemResumed():
-            return msgspec.structs.replace(changed, drained="")
-        case SystemDown():
-            return msgspec.structs.replace(changed, down=event.reason)
-        case SystemUp():
-            return msgspec.structs.replace(changed, down="")
-        case SystemAnnounced():
-            return msgspec.structs.replace(here, maintenance=event)
-        case _:
-            return here
 
 
 async def standings(log: Log, configuration: Configuration, now: datetime) -> list[Standing]:

@@ -20,6 +20,7 @@ from services._runtime.dead_letters import letters
 from services._runtime.log import Recorded
 from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration, load
+from services._runtime.standing import standing
 from services._runtime.vault import Vault
 from services._runtime.view import placed
 from services.accounts.build import build
@@ -75,8 +76,8 @@ def test_a_maintenance_is_told_until_it_is_over() -> None:
         system=SYSTEM, by="op", reason="cooling", starts=NOW, ends=NOW + timedelta(hours=2), id="1", source="x"
     )
     history = [Recorded(1, plan)]
-    assert systems.standing(SYSTEM, history, NOW).maintenance == plan
-    assert systems.standing(SYSTEM, history, NOW + timedelta(hours=3)).maintenance is None
+    assert standing(SYSTEM, history, NOW).maintenance == plan
+    assert standing(SYSTEM, history, NOW + timedelta(hours=3)).maintenance is None
 
 
 def test_what_is_no_system_or_no_time_gets_a_remedy() -> None:
