@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from emulators.cluster.configuration import Image as ClusterImage
+from emulators.cluster.configuration import Rule, User
 from emulators.cluster.kinds import KINDS
 from schemas.lifecycle import Ended, Listening, Submitted
 from schemas.session import JobStatusChanged, Unknown
@@ -103,8 +105,6 @@ async def test_what_fits_nowhere_waits_with_the_reason_and_expires_at_its_deadli
         assert "not enough cpu is free" in said
         await stage.append(waiting.stop())
         assert (await stage.until(waiting, Ended)).end.outcome == "stopped"
-        from datetime import UTC, datetime, timedelta
-
         soon = msgspec.structs.replace(late.requested(), deadline=datetime.now(UTC) + timedelta(seconds=1))
         await stage.admit(late, soon)
         ended = await stage.until(late, Ended)
@@ -250,3 +250,42 @@ async def test_an_image_is_chosen_by_name_and_one_that_is_not_offered_is_refused
         await stage.until(chosen, Ended)
         await until_clean(cluster)
         await stage.app.close()
+
+
+RIGHTS = [
+    Rule(namespaces=["farlab"], resources=["pods"], verbs=["get", "list", "watch", "create", "patch", "delete"]),
+    Rule(namespaces=["farlab"], resources=["pods/log"], verbs=["get"]),
+    Rule(namespaces=["farlab"], resources=["services", "secrets"], verbs=["get", "create", "delete"]),
+    Rule(namespaces=["farlab"], resources=["networkpolicies"], verbs=["get", "create", "delete"]),
+    Rule(namespaces=["farlab"], resources=["persistentvolumeclaims"], verbs=["get", "create"]),
+    Rule(namespaces=["farlab"], resources=["events"], verbs=["list", "watch"]),
+    Rule(namespaces=["farlab"], resources=["resourcequotas"], verbs=["list"]),
+]
+"""Those of docs/operators/kubernetes.md."""
+
+
+async def test_the_rights_of_the_guide_are_enough_and_fewer_are_said(tmp_path: Path) -> None:
+    users = [
+        User(name="farlab", token="canary-farlab", rules=RIGHTS),
+        User(name="poor", token="canary-poor", rules=[each for each in RIGHTS if "secrets" not in each.resources]),
+    ]
+    async with cluster_with_images(tmp_path, users=users) as cluster:
+        stage = Stage(cloud_at(cluster.kubeconfig), tmp_path)
+        await stage.app.start()
+        story = Story()
+        await stage.admit(story, story.requested(partition="home"))
+        await stage.until(story, Listening)
+        await stage.append(story.stop())
+        await stage.until(story, Ended)
+        await until_clean(cluster)
+        assert [each["kind"] for each in cluster.store.every("persistentvolumeclaims")] == ["PersistentVolumeClaim"]
+        await stage.app.close()
+        poor = Stage(cloud_at(cluster.folder / "poor.kubeconfig"), tmp_path)
+        await poor.app.start()
+        refused = Story()
+        await poor.admit(refused)
+        ended = await poor.until(refused, Ended)
+        assert 'User "poor" cannot create resource "services"' in ended.end.reason
+        assert "canary" not in await poor.words(refused)
+        await until_clean(cluster)
+        await poor.app.close()
