@@ -48,12 +48,15 @@ class UnicoreSite(
     """How the launcher speaks to a UNICORE site.
 
     It acts for users by trusted delegation: a JWT of `issuer_dn`, signed with the key in `delegation_key_file`,
-    which the site's operator trusts.
+    which the site's operator trusts. With `credentials = "user-token"` a job is made with an access token of its
+    user, for this `audience` where the provider tells audiences apart; delegation then only watches and ends it.
     """
 
     url: Annotated[str, Meta(pattern=r"^https?://.+/rest/core$")]
     issuer_dn: str
     delegation_key_file: str
+    credentials: Literal["delegation", "user-token"] = "delegation"
+    audience: Annotated[str, Meta(max_length=1024)] = ""
     ca_file: str = ""
     requests_per_second: Positive = 20.0
     concurrent_requests: PositiveInt = 8

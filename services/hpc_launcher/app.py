@@ -39,6 +39,7 @@ from services.hpc_launcher.reconciler import Reconciler
 from services.hpc_launcher.settings import HpcLauncherSettings, launcher_settings, replica_name, served
 from services.hpc_launcher.unicore import UnicoreSiteAdapter
 from services.hpc_launcher.unicore_client import UnicoreClient
+from services.hpc_launcher.user_tokens import AccountsTokens
 
 _log = structlog.get_logger("farlab.hpc_launcher")
 
@@ -50,21 +51,26 @@ def build(configuration: Configuration, broker: Broker) -> LauncherApp:
     """The service, from its configuration and an open broker. Raises ConfigurationError and KeyFileError."""
     settings = launcher_settings(configuration)
     systems = served(configuration, settings)
+    vault = vault_of(configuration, broker, SERVICE)
+    tokens = AccountsTokens(rpc=broker.rpc, subjects=configuration.subjects, vault=vault, service=SERVICE)
     return LauncherApp(
         installation=configuration.shared.installation.prefix,
         log=broker.log,
         leases=broker.leases,
-        vault=vault_of(configuration, broker, SERVICE),
+        vault=vault,
         subjects=configuration.subjects,
         stamp=stamp_of(configuration, SERVICE),
         systems=systems,
-        sites={name: unicore_site(system) for name, system in systems.items()},
+        sites={name: unicore_site(system, tokens) for name, system in systems.items()},
         settings=settings,
     )
 
 
-def unicore_site(system: System) -> Site:
-    """The port to a system's UNICORE site. Raises ConfigurationError and KeyFileError."""
+def unicore_site(system: System, tokens: AccountsTokens | None = None) -> Site:
+    """The port to a system's UNICORE site; without `tokens` it makes no job by a user's own word.
+
+    Raises ConfigurationError and KeyFileError.
+    """
     site = system.site
     verify: ssl.SSLContext | bool = True
     if site.ca_file:
@@ -81,6 +87,8 @@ def unicore_site(system: System) -> Site:
         concurrent_requests=site.concurrent_requests,
         timeout_seconds=site.timeout_seconds,
     )
+    if tokens is not None and site.credentials == "user-token":
+        return UnicoreSiteAdapter(client, tokens.for_audience(site.audience))
     return UnicoreSiteAdapter(client)
 
 

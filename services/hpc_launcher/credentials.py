@@ -1,4 +1,4 @@
-"""How the launcher shows a site for whom it acts: trusted delegation by a signed token. Keeps no user's credential."""
+"""How the launcher shows a site for whom it acts: trusted delegation by a signed token. Holds no token of a user."""
 
 from __future__ import annotations
 

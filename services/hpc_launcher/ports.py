@@ -8,16 +8,20 @@ from typing import Protocol
 
 import msgspec
 
-from schemas.base import HubName, SessionId
+from schemas.base import HubName, SessionId, UserName
 from schemas.session import Resources
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """For whom the launcher acts: how the site knows the user, with which account, paid by which project."""
+    """For whom the launcher acts: how the site knows the user, with which account, paid by which project.
+
+    `user` is who that is here.
+    """
 
     identity: str
     account: str
     project: str
+    user: UserName = UserName("")
 
 
 class Marks(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ def owner_of(request: StartRequested, admission: StartAdmitted) -> Owner:
             f"{request.system} is an HPC system, and the start asks for a cloud's flavour.",
             "Choose account, project and partition.",
         )
-    return Owner(admission.site_identity or place.account, place.account, place.project)
+    return Owner(admission.site_identity or place.account, place.account, place.project, request.user)
 
 
 def marks_of(installation: str, request: StartRequested) -> Marks:

@@ -22,6 +22,7 @@ from services.hpc_launcher.ports import (
     session_of,
 )
 from services.hpc_launcher.unicore_client import NotFoundError, SiteFaultError, UnicoreClient
+from services.hpc_launcher.user_tokens import OwnToken
 
 PAGE = 200
 MOST_PAGES = 100
@@ -35,8 +36,10 @@ PREPARING_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 class UnicoreSiteAdapter:
     """See `ports.Site`. Job ids are UNICORE's; addresses derive from the configured base, never from answers."""
 
-    def __init__(self, client: UnicoreClient) -> None:
+    def __init__(self, client: UnicoreClient, own_token: OwnToken | None = None) -> None:
+        """With `own_token`, a job is made by the word of its user; else, and ever after, by delegation."""
         self._client = client
+        self._own_token = own_token
         self._storages: OrderedDict[str, str] = OrderedDict()
         self._refusals: OrderedDict[SessionId, int] = OrderedDict()
         self._certificate = ""
@@ -58,10 +61,10 @@ class UnicoreSiteAdapter:
     async def create(self, description: JobDescription, owner: Owner) -> str:
         """See Site."""
         session = description.marks.session
+        document = documents.job_document(description)
+        token = await self._presented(owner, self._own_token) if self._own_token is not None else ""
         try:
-            answer = await self._client.call(
-                "creating the job", "POST", "/jobs", owner, document=documents.job_document(description)
-            )
+            answer = await self._client.call("creating the job", "POST", "/jobs", owner, document=document, token=token)
         except SiteFaultError as error:
             self._count_refusal(session, error)
             raise
@@ -72,6 +75,23 @@ class UnicoreSiteAdapter:
         if job is None:
             raise TransientError(f"{self._client.title} made a job and did not say which")
         return job
+
+    async def _presented(self, owner: Owner, own_token: OwnToken) -> str:
+        """The user's token, once the site takes its bearer for the owner: delegation could not end another's job."""
+        token = await own_token(owner.user)
+        try:
+            about = await self._client.document("presenting your sign-in", "", owner, token=token)
+        except NotFoundError as error:
+            raise TransientError(str(error)) from None
+        known_as = documents.distinguished_name(about)
+        if not documents.same_name(known_as, owner.identity):
+            raise PermanentError(
+                "another-identity",
+                f"{self._client.title} takes your sign-in for {known_as[:200] or 'nobody'}, "
+                f"and you are configured here as {owner.identity[:200]}.",
+                "Ask the operator of this service to compare both names.",
+            )
+        return token
 
     async def stage(self, job: str, files: Mapping[str, bytes], owner: Owner) -> None:
         """See Site. The storage's umask keeps files private from their first byte; permissions make sure."""

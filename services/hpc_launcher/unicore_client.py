@@ -117,10 +117,12 @@ class UnicoreClient:
         document: object = None,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        token: str = "",
     ) -> Answer:
         """Sends a request for a user (None: for nobody) within the time budget and returns a 2xx answer.
 
-        `operation` says in words what is done, for messages. Raises NotFoundError, TransientError, PermanentError.
+        `operation` says in words what is done, for messages; with a `token`, it and nothing else says who asks.
+        Raises NotFoundError, TransientError, PermanentError.
         """
         sent = {"Accept": "application/json", **(headers or {})}
         if document is not None:
@@ -132,12 +134,18 @@ class UnicoreClient:
         self._refuse_while_open()
         async with self._limiter.turn():
             self._refuse_while_open()
-            answer = await self._exchange(operation, request, owner)
+            if token:
+                request.headers["Authorization"] = f"Bearer {token}"
+                answer = await self._exchange(operation, request, None)
+            else:
+                answer = await self._exchange(operation, request, owner)
         return self._judged(operation, answer)
 
-    async def document(self, operation: str, path: str, owner: Owner, **params: str) -> dict[str, Any]:
+    async def document(
+        self, operation: str, path: str, owner: Owner, *, token: str = "", **params: str
+    ) -> dict[str, Any]:
         """A JSON object of the site. Raises as `call` does; TransientError when it is no JSON object."""
-        answer = await self.call(operation, "GET", path, owner, params=params)
+        answer = await self.call(operation, "GET", path, owner, params=params, token=token)
         try:
             return msgspec.json.decode(answer.body, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -170,7 +178,7 @@ class UnicoreClient:
         return TransientError(f"{self.title}: {operation}: {why}")
 
     async def _authenticated(self, request: httpx.Request, owner: Owner | None) -> Answer:
-        """The answer with the user's session; once more with a fresh token when the site does not accept it."""
+        """The answer with the user's session; once more with a fresh delegation when the site does not accept it."""
         if owner is None:
             return await self._send(request)
         answer = await self._try(request, owner, fresh=False)

@@ -57,6 +57,21 @@ def job_document(description: JobDescription) -> dict[str, Any]:
     return document
 
 
+def distinguished_name(about: Mapping[str, Any]) -> str:
+    """Whom the site takes the caller for, by its base resource; empty when it does not say."""
+    client = about.get("client")
+    return str(client.get("dn", "")) if isinstance(client, dict) else ""
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two distinguished names are one: their case and the blanks between their parts do not count."""
+    return _parts(one) == _parts(other)
+
+
+def _parts(name: str) -> list[str]:
+    return [part.strip().casefold() for part in name.split(",")]
+
+
 def _resources(description: JobDescription) -> dict[str, str]:
     """UNICORE counts cores, GPUs and memory per node, the user in all."""
     asked = description.resources

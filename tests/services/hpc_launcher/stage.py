@@ -56,7 +56,9 @@ def keys(folder: Path) -> tuple[Path, Path]:
 
 
 @asynccontextmanager
-async def emulated_site(folder: Path, *, queue_seconds: float = 0.0) -> AsyncIterator[tuple[UnicoreSite, Path]]:
+async def emulated_site(
+    folder: Path, *, queue_seconds: float = 0.0, userinfo_url: str = ""
+) -> AsyncIterator[tuple[UnicoreSite, Path]]:
     """A running site with ada, and the key that may act for her."""
     private, public = keys(folder)
     configuration = SiteConfiguration(
@@ -68,6 +70,7 @@ async def emulated_site(folder: Path, *, queue_seconds: float = 0.0) -> AsyncIte
         path=[str(Path(sys.executable).parent)],
         users=[SiteUser(dn="CN=Ada", uids=["ada1"], groups=["ztrain"]), SiteUser(dn="CN=Ben", uids=["ben1"])],
         trusted={ISSUER: str(public)},
+        userinfo_url=userinfo_url,
     )
     async with UnicoreSite(configuration) as site:
         yield site, private

@@ -54,7 +54,7 @@ def test_a_system_without_prologue_says_nothing_of_software() -> None:
 def test_the_description_names_place_and_marks_and_nothing_secret() -> None:
     request = Story().requested()
     owner = script.owner_of(request, Story().admitted())
-    assert owner == Owner("CN=Ada", "ada1", "ztrain")
+    assert owner == Owner("CN=Ada", "ada1", "ztrain", "ada")
     described = script.description(system(), "farlab", request, owner)
     assert (described.partition, described.project, described.resources) == ("batch", "ztrain", request.resources)
     assert session_of(described.marks.words) == request.session
