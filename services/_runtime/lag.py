@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import msgspec
 import nats.errors
 import nats.js.errors
 
 from services._runtime.errors import TransientError
 from services._runtime.jetstream import JetStreamLog
+from services._runtime.log import Stream
+from services._runtime.telemetry import CONSUMER_IN_HAND, CONSUMER_PENDING, CONSUMER_REDELIVERED
 from services._runtime.topology import stream_name
+
+METER_SECONDS = 10.0
+"""How often a service asks how far it is behind: as often as monitoring looks."""
+CONSUMED: tuple[Stream, ...] = ("SESSIONS", "ACTS")
+"""The streams services have a place in."""
+UNKNOWN = float("nan")
+"""What a gauge says while the broker does not."""
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,12 +33,12 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
     bound: bool = False
 
 
-async def lags(log: JetStreamLog, services: tuple[str, ...]) -> list[Lag]:
-    """The lag of each service that has a place in SESSIONS. Raises TransientError where the broker is away."""
+async def lags(log: JetStreamLog, services: Sequence[str], stream: Stream = "SESSIONS") -> list[Lag]:
+    """The lag of each service that has a place in a stream. Raises TransientError where the broker is away."""
     found = []
     for service in services:
         try:
-            info = await log.js.consumer_info(stream_name(log.subjects, "SESSIONS"), service)
+            info = await log.js.consumer_info(stream_name(log.subjects, stream), service)
         except nats.js.errors.NotFoundError:
             continue
         except (nats.errors.Error, TimeoutError, ConnectionError) as error:
@@ -41,3 +53,21 @@ async def lags(log: JetStreamLog, services: tuple[str, ...]) -> list[Lag]:
             )
         )
     return found
+
+
+async def meter(log: JetStreamLog, service: str) -> None:
+    """Keeps the service's own lag in its metrics, for ever. Never raises: a broker that is away leaves them unknown."""
+    while True:
+        for stream in CONSUMED:
+            try:
+                for lag in await lags(log, [service], stream):
+                    _tell(stream, lag.waiting, lag.in_hand, lag.redelivered)
+            except TransientError:
+                _tell(stream, UNKNOWN, UNKNOWN, UNKNOWN)
+        await asyncio.sleep(METER_SECONDS)
+
+
+def _tell(stream: Stream, waiting: float, in_hand: float, redelivered: float) -> None:
+    CONSUMER_PENDING.labels(stream).set(waiting)
+    CONSUMER_IN_HAND.labels(stream).set(in_hand)
+    CONSUMER_REDELIVERED.labels(stream).set(redelivered)

@@ -21,6 +21,7 @@ from services._runtime.connection import Broker, connect
 from services._runtime.errors import TransientError
 from services._runtime.http import HttpServer
 from services._runtime.identity import Stamp
+from services._runtime.lag import meter
 from services._runtime.settings import Configuration, load
 from services._runtime.tasks import end
 from services._runtime.telemetry import configure_logs
@@ -149,6 +150,8 @@ async def _serve(
             temporary = options.port_file.with_suffix(".new")
             temporary.write_text(str(server.port))
             temporary.replace(options.port_file)
+        metering = asyncio.create_task(meter(broker.log, service))
+        stack.push_async_callback(end, [metering])
         _log.info("ready", port=server.port)
         await _until_told(stopping, broker)
         _log.info("stopping")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -59,7 +59,12 @@ def notice(here: Standing, now: datetime) -> str:
     if here.drained:
         said.append(f"Takes no new servers: {here.drained}")
     if (plan := here.maintenance) is not None and (plan.ends is None or plan.ends >= now):
-        until = f" until {plan.ends:%Y-%m-%d %H:%M} UTC" if plan.ends else ""
+        until = f" until {_utc(plan.ends)}" if plan.ends else ""
         begun = "Maintenance since" if plan.starts <= now else "Maintenance from"
-        said.append(f"{begun} {plan.starts:%Y-%m-%d %H:%M} UTC{until}: {plan.reason}")
+        said.append(f"{begun} {_utc(plan.starts)}{until}: {plan.reason}")
     return " ".join(each if each.endswith((".", "!", "?")) else f"{each}." for each in said)
+
+
+def _utc(moment: datetime) -> str:
+    """A time as people read it, whatever offset the operator wrote it with."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

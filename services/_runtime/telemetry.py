@@ -20,6 +20,13 @@ HANDLING_SECONDS = Histogram(
     ["event"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+CONSUMER_PENDING = Gauge(
+    "farlab_consumer_pending_messages", "Messages of a stream the service has yet to get", ["stream"]
+)
+CONSUMER_IN_HAND = Gauge(
+    "farlab_consumer_in_hand_messages", "Messages the service got and has not answered", ["stream"]
+)
+CONSUMER_REDELIVERED = Gauge("farlab_consumer_redelivered_messages", "Messages in hand that came again", ["stream"])
 SESSIONS_LIVE = Gauge("farlab_sessions_live", "Sessions that have not ended, as this process sees them")
 
 LogFormat = Literal["json", "terminal"]

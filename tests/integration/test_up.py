@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -14,7 +15,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from services.operator_cli.monitoring.alerts import ALERTS
+from services.operator_cli.monitoring.dashboard import PANELS
 from services.operator_cli.probe import Hub
 from services.operator_cli.up import left_over
 from tests.support.running import ROOT, RunningFarlab, running_farlab
@@ -147,6 +151,7 @@ async def test_an_operator_starts_reads_and_stops_from_the_command_line(tmp_path
         assert await asyncio.to_thread(farlab.farlab, "replay", "--decide") == {"sessions": 1, "differences": {}}
         said = await asyncio.to_thread(farlab.farlab, "explain", "ben/")
         assert "was stopped: Stopped by operator" in said["summary"]
+        await _asked_metrics_are_exported(farlab)
         figures = await asyncio.to_thread(farlab.farlab, "stats")
         assert (figures["sessions"], figures["ready"]) == (1, 1)
         await asyncio.to_thread(_farlab, farlab, "export", "ben/", "--out", str(tmp_path / "ben.farlab.jsonl"))
@@ -157,6 +162,27 @@ async def test_an_operator_starts_reads_and_stops_from_the_command_line(tmp_path
         refused = await asyncio.to_thread(_farlab, farlab, *[word.replace("devel", "nosuch") for word in start], code=2)
         assert "partition" in refused
         assert "Traceback" not in refused
+
+
+async def _asked_metrics_are_exported(farlab: RunningFarlab) -> None:
+    """Every metric that an alert or a panel asks for, services really export, after a session they served."""
+    exported: set[str] = set()
+    async with aiohttp.ClientSession() as http:
+        for service in ("accounts", "hpc_launcher", "tunneler"):
+            port = int((farlab.state / f"{service}.port").read_text())
+            async with http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                families = list(text_string_to_metric_families(await answer.text()))
+            exported |= {sample.name for family in families for sample in family.samples}
+            exported |= {f"{family.name}_total" for family in families if family.type == "counter"}
+            behind = {
+                sample.labels["stream"]: sample.value
+                for family in families
+                for sample in family.samples
+                if sample.name == "farlab_consumer_pending_messages"
+            }
+            assert behind == {"SESSIONS": 0.0, "ACTS": 0.0}
+    queries = [*(alert.expression for alert in ALERTS), *(panel.query for panel in PANELS)]
+    assert {name for query in queries for name in re.findall(r"\b((?:farlab|process)_\w+)", query)} <= exported
 
 
 def _farlab(farlab: RunningFarlab, *words: str, code: int = 0) -> str:

@@ -63,6 +63,13 @@ ALERTS = (
         summary="One in a hundred messages takes {{ $labels.job }} longer than 10 s.",
     ),
     Alert(
+        name="FarlabConsumerBehind",
+        expression="max by (job, stream) (farlab_consumer_pending_messages) > 1000",
+        minutes=5,
+        severity="ticket",
+        summary="{{ $labels.job }} is {{ $value }} messages of {{ $labels.stream }} behind the log.",
+    ),
+    Alert(
         name="FarlabStartsRejected",
         expression=(
             'sum(increase(farlab_events_appended_total{event="StartRejected"}[30m])) > 5 and '

@@ -50,6 +50,16 @@ PANELS = (
         unit="ops",
     ),
     Panel(
+        title="Behind the log",
+        query="max by (job, stream) (farlab_consumer_pending_messages)",
+        legend="{{job}} {{stream}}",
+    ),
+    Panel(
+        title="In hand, and come again",
+        query=("sum by (job, stream) (farlab_consumer_in_hand_messages + farlab_consumer_redelivered_messages)"),
+        legend="{{job}} {{stream}}",
+    ),
+    Panel(
         title="Refused by the state of their session",
         query="sum by (event) (increase(farlab_events_refused_total[15m]))",
         legend="{{event}}",

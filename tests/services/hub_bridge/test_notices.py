@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -77,8 +77,12 @@ def test_the_form_shows_it_beside_the_system_and_as_text() -> None:
     assert 'farlab-notice"' not in options_form(open_to, {})
 
 
-def test_an_end_that_is_not_known_is_not_told() -> None:
+def test_times_are_told_in_utc_and_an_end_that_is_not_known_is_not() -> None:
     open_end = msgspec.structs.replace(COOLING, ends=None)
     text = notice(standing(SYSTEM, [], NOW), NOW)
     assert text == ""
+    abroad = msgspec.structs.replace(COOLING, starts=COOLING.starts.astimezone(timezone(timedelta(hours=5))))
+    assert "from 2026-11-24 12:00 UTC" in notice(
+        msgspec.structs.replace(standing(SYSTEM, [], NOW), maintenance=abroad), NOW
+    )
     assert "until" not in notice(msgspec.structs.replace(standing(SYSTEM, [], NOW), maintenance=open_end), NOW)

@@ -57,6 +57,20 @@ def test_every_query_asks_for_a_metric_and_an_event_there_is(query: str) -> None
     assert set(re.findall(r'outcome="(\w+)"', query)) <= OUTCOMES
 
 
+def test_our_metrics_are_named_by_convention_and_no_label_grows_with_users() -> None:
+    assert telemetry.HANDLED is not None, "its import declares them"
+    ours = [family for family in REGISTRY.collect() if family.name.startswith("farlab_")]
+    assert len(ours) >= 10
+    units = {"counter": "", "histogram": "_seconds", "gauge": ("_messages", "_live")}
+    for family in ours:
+        assert re.fullmatch(r"farlab_[a-z]+(_[a-z]+)*", family.name)
+        assert family.name.endswith(units[family.type])
+        assert family.documentation[0].isupper()
+    # Of these there are as many as there are types, ends of a handling, kinds of errors and streams.
+    labels = {label for family in ours for sample in family.samples for label in sample.labels}
+    assert labels <= {"event", "outcome", "reason", "stream", "le"}
+
+
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 def test_every_alert_has_its_runbook(alert: Alert) -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / RUNBOOKS).read_text(), re.MULTILINE)
