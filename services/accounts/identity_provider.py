@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
@@ -101,7 +101,7 @@ class OpenIdConnect:
             if error.error in OVER:
                 raise SignInOverError(error.error) from None
             raise ProviderAwayError(f"the identity provider refuses this service: {str(error.error)[:80]}") from None
-        except httpx.HTTPStatusError as error:
+        except httpx2.HTTPStatusError as error:
             raise ProviderAwayError(f"the identity provider answered {error.response.status_code}") from None
-        except (httpx.HTTPError, OSError, ValueError) as error:
+        except (httpx2.HTTPError, OSError, ValueError) as error:
             raise ProviderAwayError(f"the identity provider does not answer ({type(error).__name__})") from None
