@@ -21,6 +21,7 @@ Kind = Literal[
     "too-many-requests",
     "submission-disabled",
     "invalid-json",
+    "missing",
     "lost-notification",
 ]
 AFTERWARDS: tuple[Kind, ...] = ("drop-after", "crash-after")

@@ -163,6 +163,8 @@ class UnicoreSite:
                 return error(503, self.faults.message)
             case "invalid-json":
                 return web.Response(text="<html>proxy error</html>", content_type="application/json")
+            case "missing":
+                return web.Response(status=404, headers={SESSION_HEADER: request.headers.get(SESSION_HEADER, "")})
             case "drop-after" | "crash-after" | "lost-notification":
                 pass
         return None

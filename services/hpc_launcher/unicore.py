@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -29,8 +30,11 @@ MOST_PAGES = 100
 REFUSALS_BELIEVED = 5
 """UNICORE/X answers 500 for some jobs it will never take; after so many in a row it is believed."""
 REMEMBERED = 10_000
+MADE_AGAIN_SECONDS = 0.1
 PREPARING_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 """UNICORE/X answers a create before the job's directory is there, and its file API with a 500 until then."""
+LOST_AFTER_SECONDS = 10.0
+"""How long an inert job may be without its directory: of one it was making as it crashed, UNICORE/X never has one."""
 
 
 class UnicoreSiteAdapter:
@@ -42,6 +46,7 @@ class UnicoreSiteAdapter:
         self._own_token = own_token
         self._storages: OrderedDict[str, str] = OrderedDict()
         self._refusals: OrderedDict[SessionId, int] = OrderedDict()
+        self._without_directory: OrderedDict[str, float] = OrderedDict()
         self._certificate = ""
 
     async def find(self, marks: Marks, owner: Owner) -> list[str]:
@@ -102,7 +107,18 @@ class UnicoreSiteAdapter:
             for name, content in files.items():
                 await self._put_once_prepared(f"{storage}/files/{name}", content, owner)
         except NotFoundError as error:
+            await self._give_up_without_directory(job, owner, error)
             raise TransientError(str(error)) from None
+        self._without_directory.pop(job, None)
+
+    async def _give_up_without_directory(self, job: str, owner: Owner, error: NotFoundError) -> None:
+        """Removes an inert job whose directory the site lost, so that the next try makes another."""
+        since = self._without_directory.get(job)
+        if since is None:
+            _remember(self._without_directory, job, time.monotonic())
+        elif error.certain and time.monotonic() - since >= LOST_AFTER_SECONDS:
+            await self.delete(job, owner)
+            raise TransientError(f"{self._client.title} lost the job's directory; it is made again", MADE_AGAIN_SECONDS)
 
     async def start(self, job: str, owner: Owner) -> None:
         """See Site."""
@@ -124,6 +140,7 @@ class UnicoreSiteAdapter:
     async def delete(self, job: str, owner: Owner) -> None:
         """See Site."""
         self._storages.pop(job, None)
+        self._without_directory.pop(job, None)
         try:
             await self._client.call("removing the job", "DELETE", f"/jobs/{job}", owner)
         except NotFoundError as error:

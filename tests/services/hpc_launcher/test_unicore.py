@@ -102,6 +102,24 @@ async def test_doubles_are_found_all_in_one_order(tmp_path: Path) -> None:
         assert await site.find(wanted.marks, ADA) == found
 
 
+async def test_an_inert_job_whose_directory_the_site_lost_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with port(tmp_path) as (site, emulated):
+        wanted = described()
+        job = await site.create(wanted, ADA)
+        emulated.faults.planned.append(Fault(kind="missing", method="PUT", path="/storages/", times=4))
+        for _ in range(3):
+            with pytest.raises(TransientError, match="preparing the job's directory"):
+                await site.stage(job, {"secret.json": b"secret"}, ADA)
+        assert await site.find(wanted.marks, ADA) == [job]
+        monkeypatch.setattr(unicore, "LOST_AFTER_SECONDS", 0.0)
+        with pytest.raises(TransientError, match="lost the job's directory"):
+            await site.stage(job, {"secret.json": b"secret"}, ADA)
+        assert await site.find(wanted.marks, ADA) == []
+        await site.stage(await site.create(wanted, ADA), {"secret.json": b"secret"}, ADA)
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
