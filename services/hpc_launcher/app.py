@@ -39,7 +39,7 @@ from services.hpc_launcher.reconciler import Reconciler
 from services.hpc_launcher.settings import HpcLauncherSettings, launcher_settings, replica_name, served
 from services.hpc_launcher.unicore import UnicoreSiteAdapter
 from services.hpc_launcher.unicore_client import UnicoreClient
-from services.hpc_launcher.user_tokens import AccountsTokens
+from services.hpc_launcher.user_tokens import AccountsTokens, OwnToken
 
 _log = structlog.get_logger("farlab.hpc_launcher")
 
@@ -61,13 +61,13 @@ def build(configuration: Configuration, broker: Broker) -> LauncherApp:
         subjects=configuration.subjects,
         stamp=stamp_of(configuration, SERVICE),
         systems=systems,
-        sites={name: unicore_site(system, tokens) for name, system in systems.items()},
+        sites={name: unicore_site(system, tokens.for_audience) for name, system in systems.items()},
         settings=settings,
     )
 
 
-def unicore_site(system: System, tokens: AccountsTokens | None = None) -> Site:
-    """The port to a system's UNICORE site; without `tokens` it makes no job by a user's own word.
+def unicore_site(system: System, tokens: Callable[[str], OwnToken] | None = None) -> Site:
+    """The port to a system's UNICORE site; without `tokens` (by audience) it makes no job by a user's own word.
 
     Raises ConfigurationError and KeyFileError.
     """
@@ -88,7 +88,7 @@ def unicore_site(system: System, tokens: AccountsTokens | None = None) -> Site:
         timeout_seconds=site.timeout_seconds,
     )
     if tokens is not None and site.credentials == "user-token":
-        return UnicoreSiteAdapter(client, tokens.for_audience(site.audience))
+        return UnicoreSiteAdapter(client, tokens(site.audience))
     return UnicoreSiteAdapter(client)
 
 

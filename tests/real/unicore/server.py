@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -121,7 +123,9 @@ class UnicoreX:
 
 
 def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind((HOST, 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """Not one that the system gives to others: it has to stay free until the server is up, and while it is killed."""
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with socket.socket() as taken, contextlib.suppress(OSError):
+            taken.bind((HOST, port))
+            return port

@@ -16,10 +16,12 @@ from aiohttp import web
 
 from emulators.identity_provider.configuration import Client, ProviderConfiguration
 from emulators.identity_provider.provider import IdentityProvider
+from schemas.base import UserName
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher import unicore
+from services.hpc_launcher.app import unicore_site
 from services.hpc_launcher.notifications import verify
-from services.hpc_launcher.ports import Finished, Gone, Inert, Owner, Queued, Running, TaggedJob, Unknown
+from services.hpc_launcher.ports import Configuring, Finished, Gone, Inert, Owner, Queued, Running, TaggedJob, Unknown
 from services.hpc_launcher.unicore_client import SESSION_HEADER
 from tests.real.unicore.calls import (
     ENDED,
@@ -35,6 +37,7 @@ from tests.real.unicore.calls import (
     prepared,
     status,
     submit,
+    system_at,
     until,
 )
 from tests.real.unicore.sites import ADA, BEN, Site
@@ -473,3 +476,43 @@ async def test_a_users_own_token_is_checked_with_the_identity_provider(site: Sit
             assert (await http.get("/jobs")).status_code == 403
     async with client(site) as http:
         assert (await http.get(job)).json()["status"] == "FAILED"
+
+
+async def test_a_start_travels_with_its_users_own_token_and_delegation_ends_it_after_the_sign_in(
+    site: Site, identity_provider_port: int
+) -> None:
+    tokens: dict[str, str] = {}
+
+    async def own_token(user: UserName) -> str:
+        return tokens[user]
+
+    wanted = described("sleep 60")
+    owner = Owner(ADA, "ada1", "ztrain", UserName("ada"))
+    launcher = unicore_site(system_at(site, credentials="user-token"), lambda _: own_token)
+    party = Client(client_id=CLIENT_ID, client_secret=CLIENT_SECRET, redirect_uris=[CALLBACK])
+    configuration = ProviderConfiguration(port=identity_provider_port, clients=[party], people=PEOPLE)
+    try:
+        async with IdentityProvider(configuration) as provider:
+            browser = Browser(provider)
+            try:
+                for name in ("ada", "ben"):
+                    tokens[name] = (await browser.tokens(name))["access_token"]
+            finally:
+                await browser.close()
+            job = await launcher.create(wanted, owner)
+            assert provider.requests["/userinfo"] >= 1
+            with pytest.raises(PermanentError, match=r"takes your sign-in for (?i:CN=ben)"):
+                await launcher.create(described(), Owner(ADA, "ben1", "ztrain", UserName("ben")))
+            tokens["ada"] = "forged"
+            with pytest.raises(PermanentError, match="presenting your sign-in"):
+                await launcher.create(described(), owner)
+        assert await launcher.find(wanted.marks, owner) == [job]
+        await launcher.stage(job, {"secret.json": b"secret"}, owner)
+        await launcher.start(job, owner)
+        assert isinstance(await launcher.report(job, owner), Queued | Running | Configuring)
+        await launcher.abort(job, owner)
+        await ended(launcher, job, owner)
+        await launcher.delete(job, owner)
+        assert await launcher.find(wanted.marks, owner) == []
+    finally:
+        await launcher.close()
