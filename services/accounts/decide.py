@@ -32,6 +32,7 @@ from schemas.session import (
     StartAdmitted,
     StartRejected,
     StartRequested,
+    StartWaiting,
     StopRequested,
     Use,
 )
@@ -57,7 +58,10 @@ class Release(msgspec.Struct, frozen=True):
 
 Command = Admit | Release
 
-FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {Admit: (StartAdmitted, StartRejected), Release: ()}
+FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {
+    Admit: (StartAdmitted, StartRejected, StartWaiting),
+    Release: (),
+}
 """What comes of each command where nothing is in its way. A replay tells facts from decisions by it."""
 
 

@@ -141,19 +141,17 @@ async def test_an_operator_starts_reads_and_stops_from_the_command_line(tmp_path
                     await asyncio.sleep(0.1)
         told = await asyncio.to_thread(_farlab, farlab, "events", "--type", "server-ready")
         assert told.count("server-ready") == 1
-        assert "its stop is requested" in await asyncio.to_thread(
-            _farlab, farlab, "stop", "ben/", "--reason", "maintenance at noon"
-        )
+        await _waits_and_goes_on(farlab)
         async with asyncio.timeout(60):
             while (steps := await asyncio.to_thread(farlab.farlab, "timeline", "ben/"))[-1]["state"] != "ended":
                 await asyncio.sleep(0.2)
         assert "maintenance at noon" in steps[-1]["details"]["reason"]
-        assert await asyncio.to_thread(farlab.farlab, "replay", "--decide") == {"sessions": 1, "differences": {}}
+        assert await asyncio.to_thread(farlab.farlab, "replay", "--decide") == {"sessions": 2, "differences": {}}
         said = await asyncio.to_thread(farlab.farlab, "explain", "ben/")
         assert "was stopped: Stopped by operator" in said["summary"]
         await _asked_metrics_are_exported(farlab)
         figures = await asyncio.to_thread(farlab.farlab, "stats")
-        assert (figures["sessions"], figures["ready"]) == (1, 1)
+        assert (figures["sessions"], figures["ready"]) == (2, 2)
         await asyncio.to_thread(_farlab, farlab, "export", "ben/", "--out", str(tmp_path / "ben.farlab.jsonl"))
         elsewhere = ("--bundle", str(tmp_path / "ben.farlab.jsonl"))
         again = await asyncio.to_thread(farlab.farlab, "timeline", "01", *elsewhere)
@@ -183,6 +181,41 @@ async def _asked_metrics_are_exported(farlab: RunningFarlab) -> None:
             assert behind == {"SESSIONS": 0.0, "ACTS": 0.0}
     queries = [*(alert.expression for alert in ALERTS), *(panel.query for panel in PANELS)]
     assert {name for query in queries for name in re.findall(r"\b((?:farlab|process)_\w+)", query)} <= exported
+
+
+async def _waits_and_goes_on(farlab: RunningFarlab) -> None:
+    """With room for one, ada waits behind ben, is told so on her page, and gets in when ben is stopped."""
+    limit = ("quota", "set", "default", "demo-hpc", "sessions", "1", "--reason", "half of it is down", "--yes")
+    assert "is asked" in await asyncio.to_thread(_farlab, farlab, *limit)
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+        hub = Hub(farlab.url, farlab.token, http)
+        async with asyncio.timeout(60):
+            while (await asyncio.to_thread(farlab.farlab, "quota", "show"))[0]["limit"] != 1:
+                await asyncio.sleep(0.1)
+        await hub.call("POST", "hub/api/users/ada/servers/", {"user_options": OPTIONS}, (201, 202))
+        seen: list[str] = []
+        async with (
+            asyncio.timeout(120),
+            http.get(
+                f"{farlab.url}hub/api/users/ada/server/progress", headers={"Authorization": f"token {farlab.token}"}
+            ) as page,
+        ):
+            async for line in page.content:
+                if line.startswith(b"data:"):
+                    seen.append(json.loads(line[5:])["message"])
+                    if len(seen) == SAID_WHILE_WAITING:
+                        stop = ("stop", "ben/", "--reason", "maintenance at noon")
+                        assert "its stop is requested" in await asyncio.to_thread(_farlab, farlab, *stop)
+        assert any(each.startswith("Waiting for its turn, place 1: All users together use 1 of 1") for each in seen)
+        assert "In use on Demo HPC: 1 of 1 sessions." in seen
+        assert "Account, limits and quota are checked." in seen
+        await _until(hub, {"": True})
+        await hub.call("DELETE", "hub/api/users/ada/server", None, (202, 204))
+        await _until(hub, {"": False})
+
+
+SAID_WHILE_WAITING = 4
+"""Server requested, asked for, waiting, and what is in use."""
 
 
 def _farlab(farlab: RunningFarlab, *words: str, code: int = 0) -> str:
