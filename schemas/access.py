@@ -57,6 +57,19 @@ class PartitionLimit(msgspec.Struct, frozen=True, kw_only=True):
     max_runtime_seconds: PositiveInt | None = None
 
 
+class OptionDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a start of the organisation's members takes on a system where its user says nothing else."""
+
+    system: SystemNameField
+    partition: Annotated[str, Meta(max_length=64)] = ""
+    flavour: Annotated[str, Meta(max_length=64)] = ""
+    image: Annotated[str, Meta(max_length=64)] = ""
+    reservation: Annotated[str, Meta(max_length=64)] = ""
+    runtime_seconds: PositiveInt | None = None
+    nodes: PositiveInt | None = None
+    gpus: Count | None = None
+
+
 class OrganisationAccess(msgspec.Struct, frozen=True, kw_only=True):
     """A virtual organisation as one of its members sees it. No systems named: all the user has.
 
@@ -69,6 +82,7 @@ class OrganisationAccess(msgspec.Struct, frozen=True, kw_only=True):
     limits: list[PartitionLimit] = []
     valid_from: UtcDatetime | None = None
     valid_until: UtcDatetime | None = None
+    defaults: list[OptionDefaults] = []
 
     def holds_at(self, moment: datetime) -> bool:
         """Whether a time lies within its bounds."""

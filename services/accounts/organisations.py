@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from schemas.access import OrganisationAccess, PartitionLimit
+from schemas.access import OptionDefaults, OrganisationAccess, PartitionLimit
 from schemas.base import Count, PositiveInt, ShortText, Slug, SystemName, UserName, UtcDatetime
 from services._runtime.systems import SecondFactor
 
@@ -27,12 +27,24 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_runtime_seconds: PositiveInt | None = None
 
 
+class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a start takes where its user says nothing else: a partition or, on a cloud, a flavour and an image."""
+
+    partition: str = ""
+    flavour: str = ""
+    image: str = ""
+    reservation: str = ""
+    runtime_seconds: PositiveInt | None = None
+    nodes: PositiveInt | None = None
+    gpus: Count | None = None
+
+
 class Organisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One virtual organisation. Members are `users` and whoever is in one of `groups` (entitlement URNs).
 
     `systems` names those its members may use as members; none named: all they have. `limits` are by system and
-    partition. `valid_from` and `valid_until` bound it, as for a workshop. The heaviest comes first on the page. What
-    `second_factor` says a member's sign-in must be, it must be for a start as a member.
+    partition, `defaults` by system. `valid_from` and `valid_until` bound it, as for a workshop. The heaviest comes
+    first on the page. What `second_factor` says a member's sign-in must be, it must be for a start as a member.
     """
 
     name: Slug
@@ -41,6 +53,7 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     groups: list[Annotated[str, Meta(min_length=1)]] = []
     systems: list[str] = []
     limits: dict[str, dict[str, Limit]] = {}
+    defaults: dict[str, Defaults] = {}
     valid_from: UtcDatetime | None = None
     valid_until: UtcDatetime | None = None
     weight: int = 0
@@ -77,6 +90,10 @@ def as_member(organisation: Organisation) -> OrganisationAccess:
             )
             for system, partitions in organisation.limits.items()
             for partition, limit in partitions.items()
+        ],
+        defaults=[
+            OptionDefaults(system=SystemName(system), **msgspec.structs.asdict(defaults))
+            for system, defaults in organisation.defaults.items()
         ],
         valid_from=organisation.valid_from,
         valid_until=organisation.valid_until,

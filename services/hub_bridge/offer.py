@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from schemas.access import AccessRecord, OrganisationAccess, PartitionLimit, SystemAccess
+from schemas.access import AccessRecord, OptionDefaults, OrganisationAccess, PartitionLimit, SystemAccess
 from schemas.base import SystemName
 from services._runtime.clouds import CloudSystem
 from services._runtime.systems import Partition, System
@@ -52,11 +52,12 @@ class SystemOffer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OrganisationOffer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user may choose from as a member of one virtual organisation."""
+    """What a user may choose from as a member of one virtual organisation; `defaults` are options, by system."""
 
     title: str
     systems: dict[str, SystemOffer]
     clouds: dict[str, CloudOffer] = {}
+    defaults: dict[str, dict[str, str | int]] = {}
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +114,16 @@ def _organisation(
             if not organisation.systems or name in organisation.systems
         },
         clouds=clouds,
+        defaults={each.system: _options(each) for each in organisation.defaults},
     )
+
+
+def _options(defaults: OptionDefaults) -> dict[str, str | int]:
+    """Defaults by the names of options; what they leave open is not there."""
+    minutes = None if defaults.runtime_seconds is None else max(defaults.runtime_seconds // 60, 1)
+    texts = {name: getattr(defaults, name) for name in ("partition", "flavour", "image", "reservation")}
+    numbers = {"runtime_minutes": minutes, "nodes": defaults.nodes, "gpus": defaults.gpus}
+    return {name: value for name, value in {**texts, **numbers}.items() if value not in ("", None)}
 
 
 def _narrowed(partition: PartitionOffer, limit: PartitionLimit | None) -> PartitionOffer:

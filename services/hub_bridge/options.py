@@ -6,13 +6,13 @@ Accounts judge every start again: this is here so that a wrong choice is answere
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import msgspec
 
 from schemas.session import HpcPlace, Resources
 from services.hub_bridge.clouds import CloudChoice, CloudOffer
-from services.hub_bridge.offer import Offer, SystemOffer
+from services.hub_bridge.offer import Offer, PartitionOffer, SystemOffer
 
 FIELDS = (
     "system",
@@ -119,13 +119,29 @@ def choose(options: Mapping[str, object], offer: Offer) -> Choice | CloudChoice:
     vo = _one_of("vo", options, offer.organisations, first=True)
     systems, clouds = offer.organisations[vo].systems, offer.organisations[vo].clouds
     name = _one_of("system", options, [*systems, *clouds])
+    defaults = offer.organisations[vo].defaults.get(name, {})
     if name in clouds:
-        return _on_cloud(options, vo, name, clouds[name])
+        cloud = clouds[name]
+        fitting = _fitting(defaults, {"flavour": cloud.flavours, "image": cloud.images})
+        return _on_cloud({**fitting, **_given(options)}, vo, name, cloud)
     system = systems[name]
     account = _one_of("account", options, system.accounts)
     project = _one_of("project", options, system.accounts[account])
-    partition = _one_of("partition", options, system.accounts[account][project])
+    partitions = system.accounts[account][project]
+    partition = _one_of("partition", {**_fitting(defaults, {"partition": partitions}), **_given(options)}, partitions)
+    if partition == defaults.get("partition", partition):
+        options = {**_clamped(defaults, system.partitions[partition]), **_given(options)}
     return _with_resources(options, system, Placing(vo, name, account, project, partition))
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None and value != ""}
+
+
+def _fitting(defaults: Mapping[str, str | int], open_: Mapping[str, Container[str]]) -> dict[str, object]:
+    """An organisation's defaults, or none of them where a name among them is not open to this user."""
+    fits = all(str(defaults[name]) in names for name, names in open_.items() if name in defaults)
+    return dict(defaults) if fits else {}
 
 
 def _on_cloud(options: Mapping[str, object], vo: str, name: str, cloud: CloudOffer) -> CloudChoice:
@@ -174,6 +190,19 @@ def _with_resources(options: Mapping[str, object], system: SystemOffer, at: Plac
         reservation=_reservation(options, system, at),
         software=_one_of("software", options, SOFTWARE, first=True),
     )
+
+
+def _clamped(defaults: Mapping[str, str | int], limits: PartitionOffer) -> dict[str, object]:
+    """An organisation's defaults as the partition allows them: nobody is refused for what he did not choose."""
+    bounds = {
+        "runtime_minutes": (limits.min_runtime_minutes, limits.max_runtime_minutes),
+        "nodes": (1, limits.max_nodes),
+        "gpus": (0, min(limits.gpus_per_node, limits.max_gpus)),
+    }
+    numbers = {
+        name: min(max(int(defaults[name]), least), most) for name, (least, most) in bounds.items() if name in defaults
+    }
+    return {"reservation": defaults.get("reservation"), **numbers}
 
 
 def _one_of(field: str, options: Mapping[str, object], allowed: Iterable[str], *, first: bool = False) -> str:

@@ -12,6 +12,7 @@
   const cloud = () => organised().clouds[systemName()];
   const open = (name) => systems()[name] || organised().clouds[name];
   const system = () => systems()[systemName()];
+  const defaults = () => organised().defaults[systemName()] || {};
   const partition = () => system().partitions[field("partition").value];
 
   function fill(select, choices, wanted) {
@@ -58,7 +59,14 @@
 
   function resources(fresh) {
     const limits = partition();
-    if (fresh) field("runtime_minutes").value = "";
+    if (fresh) {
+      const own = defaults().partition === undefined || defaults().partition === field("partition").value;
+      for (const name of ["runtime_minutes", "nodes", "gpus"]) {
+        const wanted = own ? defaults()[name] : undefined;
+        if (wanted !== undefined) field(name).value = wanted;
+        else if (name === "runtime_minutes") field(name).value = "";
+      }
+    }
     limit("runtime_minutes", limits.min_runtime_minutes, limits.max_runtime_minutes,
       limits.default_runtime_minutes,
       `${limits.min_runtime_minutes} to ${limits.max_runtime_minutes} (${hours(limits.max_runtime_minutes)})`);
@@ -139,7 +147,7 @@
       label.querySelector("input").disabled = label.hidden;
     });
     if (!open(systemName())) box.querySelector('[name="system"]:not(:disabled)').checked = true;
-    accounts(wanted, fresh);
+    accounts(wanted || defaults(), fresh);
   }
 
   if (field("vo") && offer.organisations[last.vo]) field("vo").value = last.vo;
@@ -149,13 +157,14 @@
       if (last[name] !== undefined) field(name).value = last[name];
     }
   }
-  organisation(last, false);
+  const known = Boolean(open(last.system));
+  organisation(known ? last : undefined, !known);
   if (!cloud() && last.reservation !== undefined) field("reservation").value = last.reservation;
 
   box.addEventListener("change", (event) => {
     const name = event.target.name;
-    if (name === "vo") organisation({}, true);
-    else if (name === "system") accounts({}, true);
+    if (name === "vo") organisation(undefined, true);
+    else if (name === "system") accounts(defaults(), true);
     else if (name === "account") projects({}, true);
     else if (name === "project") partitions(undefined, true);
     else if (name === "partition") resources(true);

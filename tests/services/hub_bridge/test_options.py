@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from schemas.access import (
     AccessRecord,
     AccountAccess,
+    OptionDefaults,
     OrganisationAccess,
     PartitionLimit,
     ProjectAccess,
@@ -240,3 +241,24 @@ def test_a_reservation_is_offered_to_its_projects_alone_and_names_nobody_elses()
         offer({SystemName("demo-hpc"): other}, RECORD, NOW).organisations["default"].systems["demo-hpc"].reservations
         == {}
     )
+
+
+def test_an_organisations_defaults_hold_where_its_member_says_nothing_else() -> None:
+    defaults = OptionDefaults(
+        system=SystemName("demo-hpc"), partition="batch", runtime_seconds=1800, nodes=99, reservation="workshop"
+    )
+    member = OrganisationAccess(name="workshop", defaults=[defaults])
+    there = offer(SYSTEMS, msgspec.structs.replace(RECORD, organisations=[member]), NOW)
+    asked = {"vo": "workshop", "system": "demo-hpc", "account": "ada1", "project": "ztrain"}
+    plain = choose(asked, there)
+    assert isinstance(plain, Choice)
+    assert (plain.partition, plain.runtime_minutes, plain.nodes, plain.reservation) == ("batch", 30, 4, "workshop")
+    own = choose({**asked, "runtime_minutes": 20, "nodes": 1}, there)
+    assert isinstance(own, Choice)
+    assert (own.runtime_minutes, own.nodes) == (20, 1)
+    elsewhere = choose({**asked, "partition": "devel"}, there)
+    assert isinstance(elsewhere, Choice)
+    assert (elsewhere.runtime_minutes, elsewhere.nodes, elsewhere.reservation) == (60, 1, None)
+    closed = choose({**asked, "project": "zdev"}, there)
+    assert isinstance(closed, Choice)
+    assert (closed.partition, closed.runtime_minutes) == ("devel", 60), "what is not open is no default"
