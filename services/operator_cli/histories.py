@@ -10,6 +10,7 @@ from schemas.session import SessionEvent
 from schemas.subjects import Subjects
 from services._runtime.log import Log, Recorded
 from services.operator_cli.bundle import Bundle
+from services.operator_cli.output import telling
 from services.operator_cli.story.history import History
 
 
@@ -31,12 +32,17 @@ class LogHistories:
         """See Histories."""
         histories: dict[SessionId, list[Recorded]] = {}
 
+        read = 0
+
         def take(recorded: Recorded) -> None:
+            nonlocal read
+            read += 1
             if isinstance(recorded.message, SessionEvent):
                 histories.setdefault(recorded.message.session, []).append(recorded)
 
-        following = await self._log.follow("SESSIONS", [self._subjects.sessions(system=system)], take)
-        await following.close()
+        async with telling("events read", lambda: read):
+            following = await self._log.follow("SESSIONS", [self._subjects.sessions(system=system)], take)
+            await following.close()
         return list(histories.values())
 
 

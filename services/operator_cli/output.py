@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import NoReturn, TypeVar
 
 import msgspec
@@ -20,8 +22,38 @@ PIPE_WIDTH = 240
 """Columns of a table that goes to a file or another program, where nobody told how wide a line may be."""
 
 
+TOLD_AFTER_SECONDS, TOLD_AGAIN_SECONDS = 1.0, 0.2
+"""When it is told that something is under way, and how often how far it has come."""
+
+
 console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 errors = Console(stderr=True)
+
+
+@asynccontextmanager
+async def telling(what: str, count: Callable[[], int]) -> AsyncIterator[None]:
+    """Says on a terminal how far something has come that takes longer than a second; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    loop, status = asyncio.get_running_loop(), errors.status("")
+    begun = False
+    later: asyncio.TimerHandle
+
+    def tell() -> None:
+        nonlocal begun, later
+        status.update(f"{what}: {count():,}")
+        if not begun:
+            status.start()
+            begun = True
+        later = loop.call_later(TOLD_AGAIN_SECONDS, tell)
+
+    later = loop.call_later(TOLD_AFTER_SECONDS, tell)
+    try:
+        yield
+    finally:
+        later.cancel()
+        status.stop()
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -13,6 +13,7 @@ from schemas.session import SessionEvent
 from schemas.subjects import Subjects
 from services._runtime.log import Log, Recorded
 from services._runtime.view import as_session_event
+from services.operator_cli.output import telling
 
 
 class Ignored(msgspec.Struct, frozen=True):
@@ -37,8 +38,9 @@ class Sessions:
         collects = gc.isenabled()
         gc.disable()  # nothing read has a cycle, and looking for one costs as much as reading it
         try:
-            following = await log.follow("SESSIONS", [subjects.sessions()], self.take)
-            await following.close()
+            async with telling("events read", lambda: self.events):
+                following = await log.follow("SESSIONS", [subjects.sessions()], self.take)
+                await following.close()
         finally:
             if collects:
                 gc.enable()

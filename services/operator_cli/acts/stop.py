@@ -19,7 +19,7 @@ from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration
 from services.operator_cli.acts.consent import Consent, agreed, operator
 from services.operator_cli.histories import LogHistories
-from services.operator_cli.output import console
+from services.operator_cli.output import console, telling
 from services.operator_cli.story.history import History, find, first_event, state_of
 from services.operator_cli.story.row import Row, Wanted, row, rows
 
@@ -88,7 +88,11 @@ async def ask_to_stop(
         if not agreed(consent, f"Stop {len(found)} sessions?", preview):
             return 0
     stamp = stamp_of(configuration, "operator-cli")
-    for each in found:
-        said = await request_stop(broker.log, configuration.subjects, stamp, each.session, reason)
-        console.print(f"{each.session}: {said}", markup=False, highlight=False)
+    told: list[str] = []
+    async with telling("stops requested", lambda: len(told)):
+        for each in found:
+            said = await request_stop(broker.log, configuration.subjects, stamp, each.session, reason)
+            told.append(f"{each.session}: {said}")
+    for line in told:
+        console.print(line, markup=False, highlight=False)
     return 0

@@ -29,6 +29,7 @@ from services.operator_cli.commands.context import (
     TokenFileOption,
     YesOption,
     run,
+    systems_beginning,
     token_in,
     with_broker,
 )
@@ -45,7 +46,7 @@ SessionArgument = Annotated[str, typer.Argument(help="session id, part of one, o
 SessionsArgument = Annotated[list[str] | None, typer.Argument(help="session ids, parts of them, or USER/SERVER")]
 ReasonOption = Annotated[str, typer.Option(help="why; the user sees it")]
 UserOption = Annotated[str, typer.Option(help="of this user")]
-SystemOption = Annotated[str, typer.Option(help="on this system")]
+SystemOption = Annotated[str, typer.Option(help="on this system", autocompletion=systems_beginning)]
 VoOption = Annotated[str, typer.Option(help="of this virtual organisation")]
 StateFilterOption = Annotated[str, typer.Option("--in-state", help="in this state, such as submitted")]
 LongerOption = Annotated[str, typer.Option(help="in their state for longer than 10m, 2h, 3d")]
@@ -54,7 +55,7 @@ LongerOption = Annotated[str, typer.Option(help="in their state for longer than 
 @app.command()
 def start(
     user: Annotated[str, typer.Argument(help="whose server")],
-    system: Annotated[str, typer.Option(help="where")],
+    system: Annotated[str, typer.Option(help="where", autocompletion=systems_beginning)],
     account: Annotated[str, typer.Option(help="as which account")],
     project: Annotated[str, typer.Option(help="who pays")],
     partition: Annotated[str, typer.Option(help="which partition")],
@@ -142,7 +143,7 @@ def end(
 
 @app.command()
 def reconcile(
-    system: Annotated[str, typer.Argument(help="name of the system")],
+    system: Annotated[str, typer.Argument(help="name of the system", autocompletion=systems_beginning)],
     dry_run: DryRunOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,

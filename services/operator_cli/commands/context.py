@@ -59,6 +59,14 @@ def configuration_at(given: Path | None) -> Configuration:
     return load(effective if effective.exists() else Path("farlab.toml"))
 
 
+def systems_beginning(incomplete: str) -> list[str]:
+    """For the shell's completion: the configured systems that begin so. Never raises: a completion says nothing."""
+    try:
+        return [name for name in configuration_at(None).catalogue if name.startswith(incomplete)]
+    except Exception:
+        return []
+
+
 def with_broker(config: Path | None, act: Callable[[Broker, Configuration], Coroutine[Any, Any, int]]) -> None:
     """Runs a command that reads or writes the event log."""
 

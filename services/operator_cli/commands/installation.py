@@ -19,6 +19,7 @@ from services.operator_cli.commands.context import (
     TokenFileOption,
     configuration_at,
     run,
+    systems_beginning,
     token_in,
 )
 from services.operator_cli.output import console, fail
@@ -52,7 +53,7 @@ def check(
     hub: Annotated[str, typer.Option("--hub", help="the hub's address, such as http://127.0.0.1:8000")],
     token_file: TokenFileOption = DEFAULT_STATE / "operator.token",
     user: Annotated[str, typer.Option("--user", help="the user to start servers as")] = "",
-    system: Annotated[str, typer.Option("--system", help="only this system")] = "",
+    system: Annotated[str, typer.Option("--system", help="only this system", autocompletion=systems_beginning)] = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

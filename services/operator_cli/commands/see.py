@@ -12,6 +12,7 @@ from services.operator_cli.commands.context import (
     BundleOption,
     ConfigOption,
     JsonOption,
+    systems_beginning,
     with_broker,
     with_histories,
 )
@@ -21,7 +22,7 @@ from services.operator_cli.story.row import Order, Wanted
 app = typer.Typer()
 
 SessionArgument = Annotated[str, typer.Argument(help="session id, part of one, or USER/SERVER")]
-SystemOption = Annotated[str, typer.Option(help="only on this system")]
+SystemOption = Annotated[str, typer.Option(help="only on this system", autocompletion=systems_beginning)]
 SinceOption = Annotated[str, typer.Option(help="only from then on: 10m, 2h, or a time such as 2026-11-23T12:00")]
 
 

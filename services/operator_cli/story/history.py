@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -98,9 +99,14 @@ def find(histories: Sequence[History], wanted: str) -> History:
         return by_id[ids[0]]
     if ids:
         raise NoSuchSessionError(f"{wanted!r} means {len(ids)} sessions: {', '.join(ids[:5])}; give more of the id")
-    raise NoSuchSessionError(f"there is no session {wanted!r}{_near(requests, user)}; `farlab sessions` lists them")
+    raise NoSuchSessionError(f"there is no session {wanted!r}{_near(requests, wanted)}; `farlab sessions` lists them")
 
 
-def _near(requests: Sequence[tuple[StartRequested | None, History]], user: str) -> str:
-    servers = {f"{request.user}/{request.server_name}" for request, _ in requests if request and request.user == user}
-    return f"; of {user} there are: {', '.join(sorted(servers)[:5])}" if servers else ""
+def _near(requests: Sequence[tuple[StartRequested | None, History]], wanted: str) -> str:
+    user, slash, _ = wanted.partition("/")
+    known = {f"{request.user}/{request.server_name}" for request, _ in requests if request}
+    if servers := sorted(each for each in known if each.startswith(f"{user}/")):
+        return f"; of {user} there are: {', '.join(servers[:5])}"
+    names = known if slash else {request.session for request, _ in requests if request} | known
+    close = difflib.get_close_matches(wanted if slash else wanted.lower(), sorted(names), 3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
