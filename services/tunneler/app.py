@@ -29,6 +29,7 @@ from services._runtime.systems import SshReach
 from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
+from services.tunneler.listening import PromisedPorts
 from services.tunneler.pod_forward import PodWays
 from services.tunneler.port_forward import DirectWays, SshWays
 from services.tunneler.ports import Address, LostError, Prove, Way, Ways, WrongServerError
@@ -45,7 +46,7 @@ PROOF_PAUSES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
     """The service, from its configuration and an open broker. Raises ConfigurationError."""
-    settings = tunneler_settings(configuration)
+    settings, promised = tunneler_settings(configuration), PromisedPorts()
     return TunnelerApp(
         log=broker.log,
         leases=broker.leases,
@@ -53,18 +54,20 @@ def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
         subjects=configuration.subjects,
         stamp=stamp_of(configuration, "tunneler"),
         systems=configuration.catalogue,
-        ways={name: _ways(system, settings) for name, system in configuration.catalogue.items()},
+        ways={name: _ways(system, settings, promised) for name, system in configuration.catalogue.items()},
         prove=prove,
         settings=settings,
         now=utc_now,
+        promised=promised,
     )
 
 
-def _ways(system: CatalogueEntry, settings: TunnelerSettings) -> Ways:
+def _ways(system: CatalogueEntry, settings: TunnelerSettings, promised: PromisedPorts) -> Ways:
     if isinstance(system.reach, SshReach):
-        return SshWays(system.reach, bind_host=settings.bind_host, ports=settings.ports)
+        return SshWays(system.reach, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
     if isinstance(system, CloudSystem) and isinstance(system.reach, PortForwardReach):
-        return PodWays(api_of(system.title, system.site), bind_host=settings.bind_host, ports=settings.ports)
+        api = api_of(system.title, system.site)
+        return PodWays(api, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
     return DirectWays()
 
 
@@ -84,7 +87,10 @@ class TunnelerApp:
         prove: Prove,
         settings: TunnelerSettings,
         now: Callable[[], datetime],
+        promised: PromisedPorts | None = None,
     ) -> None:
+        """`promised` is what the `ways` heed as well."""
+        self._promised = promised or PromisedPorts()
         self._vault = vault
         self._systems = systems
         self._ways = ways
@@ -192,7 +198,7 @@ class TunnelerApp:
             ) from error
         proof = await self._proof_of(request.session)
         try:
-            way = await self._way(request, Address(server.host, server.port), 0)
+            way = await self._way(request, Address(server.host, server.port), self._promised_port(request.session))
             await self._prove_soon(way, request, proof)
         except (LostError, WrongServerError) as error:
             self._bound(command, error)
@@ -255,6 +261,10 @@ class TunnelerApp:
         self._open[request.session] = way
         return way
 
+    def _promised_port(self, session: SessionId) -> int:
+        """Where hub and proxy send the session's user now, though another tunneler led there: best left so."""
+        return self._promised.port_of(session, self._settings.bind_host)
+
     async def _proof_of(self, session: SessionId) -> ServerProof:
         return await self._vault.open(session, ServerProof)  # type: ignore[arg-type]
 
@@ -266,6 +276,10 @@ class TunnelerApp:
         """Every replica closes its way when a session ends or moves to another replica."""
         del before
         event = recorded.message
+        if isinstance(event, TunnelReady) and isinstance(after, WithTunnel):
+            self._promised.told(event.session, Address(after.tunnel.host, after.tunnel.port))
+        elif isinstance(after, Ended):
+            self._promised.over(after.request.session)
         moved = isinstance(event, TunnelReady) and event.replica != self._settings.replica
         over = isinstance(after, Ended) or (moved and isinstance(after, WithTunnel))
         if over and isinstance(after, Ended | WithTunnel) and after.request.session in self._open:

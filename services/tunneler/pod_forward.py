@@ -16,7 +16,7 @@ from schemas.base import SessionId
 from services._runtime.api_server import ApiServer
 from services._runtime.errors import TransientError
 from services._runtime.tasks import end
-from services.tunneler.listening import BACKLOG, PortRange
+from services.tunneler.listening import BACKLOG, PortRange, PromisedPorts
 from services.tunneler.ports import Address, LostError
 
 _log = structlog.get_logger("farlab.tunneler.pods")
@@ -101,9 +101,11 @@ async def _back(socket: aiohttp.ClientWebSocketResponse, writer: asyncio.StreamW
 class PodWays:
     """All ways to the servers of one cloud, over its API server."""
 
-    def __init__(self, api: ApiServer, *, bind_host: str, ports: tuple[int, int]) -> None:
+    def __init__(
+        self, api: ApiServer, *, bind_host: str, ports: tuple[int, int], promised: PromisedPorts | None = None
+    ) -> None:
         self._api = api
-        self._range = PortRange(bind_host, ports)
+        self._range = PortRange(bind_host, ports, promised)
         self._forwards: dict[SessionId, PodForward] = {}
         self._away = False
         self.came_back = asyncio.Event()
@@ -120,7 +122,7 @@ class PodWays:
         if target.host.count(".") < 1:
             raise LostError(f"{target.host} names no pod and namespace")
         forward = PodForward(self, target)
-        await self._range.listen(forward.listen, wanted_port)
+        await self._range.listen(forward.listen, wanted_port, session)
         self._forwards[session] = forward
         return forward
 

@@ -15,7 +15,7 @@ from asyncssh.forward import SSHForwarder
 
 from schemas.base import SessionId
 from services._runtime.systems import RemoteForward, SshReach
-from services.tunneler.listening import BACKLOG, PortRange
+from services.tunneler.listening import BACKLOG, PortRange, PromisedPorts
 from services.tunneler.ports import Address, LostError
 from services.tunneler.ssh import LoginNodeConnection
 
@@ -123,9 +123,11 @@ class _Accepted(SSHForwarder):
 class SshWays:
     """All ways to the servers of one system, over one connection to its login nodes."""
 
-    def __init__(self, reach: SshReach, *, bind_host: str, ports: tuple[int, int]) -> None:
+    def __init__(
+        self, reach: SshReach, *, bind_host: str, ports: tuple[int, int], promised: PromisedPorts | None = None
+    ) -> None:
         self._reach = reach
-        self._range = PortRange(bind_host, ports)
+        self._range = PortRange(bind_host, ports, promised)
         self._listener: asyncssh.SSHListener | None = None
         self._forwards: dict[SessionId, LocalForward] = {}
         self.came_back = asyncio.Event()
@@ -145,7 +147,7 @@ class SshWays:
         if earlier is not None:
             await earlier.close()
         forward = LocalForward(self.ssh, target)
-        await self._range.listen(forward.listen, wanted_port)
+        await self._range.listen(forward.listen, wanted_port, session)
         self._forwards[session] = forward
         return forward
 

@@ -1,14 +1,17 @@
 """`python -m tests.kill.tunnels`: hundreds of tunnels with live websockets, and what leads to them is killed.
 
 Two tunnelers are real processes on a real broker; login node and servers are in this process. Time to the first byte
-again is measured for every session after each blow, and every connection says whose server it reached.
+again is measured for every session after each blow, and every connection says whose server it reached. Users ask as
+pages do: those that tried twenty times a second would measure the load of their own attempts.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
 from hmac import new as hmac
 from pathlib import Path
@@ -28,7 +32,7 @@ from aiohttp import web
 from emulators.login_node.node import LoginNode
 from schemas.base import SessionId
 from schemas.secrets import HmacProof
-from schemas.session import SessionEvent, TunnelReady
+from schemas.session import SessionEvent, TunnelLost, TunnelReady
 from schemas.subjects import Subjects
 from services._runtime import topology
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
@@ -72,9 +76,14 @@ check_seconds = 5
 
 @dataclass
 class Blows:
-    """How long each session's user waited for the next byte, by what was hit, and who came out at the wrong server."""
+    """How long each session's user waited for the next byte, by what was hit, and who came out at the wrong server.
+
+    `takeovers` is the tunnelers' own part of that, by the log: until the first loss was said, and from then on until
+    the last tunnel was proved again.
+    """
 
     waits: dict[str, list[float]] = field(default_factory=dict)
+    takeovers: dict[str, float] = field(default_factory=dict)
     crossed: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
 
@@ -86,6 +95,7 @@ class Blows:
             for percent in (50, 95, 99):
                 at = min(int(len(ordered) * percent / 100), len(ordered) - 1)
                 words.append(f"{blow}_p{percent}_seconds={ordered[at]:.2f}")
+        words += [f"{name}={value:.2f}" for name, value in self.takeovers.items()]
         return " ".join(words)
 
 
@@ -144,18 +154,22 @@ class User:
         while True:
             host, port = self._where()
             try:
-                async with asyncio.timeout(15), http.ws_connect(f"http://{host}:{port}/ws") as socket:
+                hang_up = aiohttp.ClientWSTimeout(ws_close=0.2)  # type: ignore[call-arg]
+                address = f"http://{host}:{port}/ws"
+                async with asyncio.timeout(15), http.ws_connect(address, timeout=hang_up) as socket:
                     while True:
                         await socket.send_str("who?")
                         said = await socket.receive_str(timeout=3.0)
                         if said != self._session:
                             self._blows.crossed.append(f"{self._session} came out at {said}")
                         self.answered_at = time.monotonic()
-                        await asyncio.sleep(1.0)
-                        if self._where() != (host, port):
+                        with contextlib.suppress(TimeoutError):
+                            await socket.receive(timeout=1.0)  # nothing is sent unasked: this is the connection's end
+                        if socket.closed or self._where() != (host, port):
                             break
             except (aiohttp.ClientError, OSError, TimeoutError, TypeError):
-                await asyncio.sleep(0.05)
+                pass
+            await asyncio.sleep(random.uniform(0.5, 1.0))
 
 
 class Tunneler:
@@ -185,6 +199,12 @@ class Tunneler:
                 assert self._process.poll() is None, (self._folder / f"{self.replica}.log").read_text()
                 await asyncio.sleep(0.02)
 
+    def cpu_seconds(self) -> float:
+        """What the process has used of a core so far."""
+        assert self._process is not None
+        used = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(used[11]) + int(used[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
@@ -200,6 +220,7 @@ class Stage:
     node: LoginNode
     tunnelers: dict[str, Tunneler]
     places: dict[SessionId, TunnelReady]
+    losses: dict[SessionId, TunnelLost]
 
 
 @asynccontextmanager
@@ -220,10 +241,14 @@ async def stage(folder: Path, stories: list[Story], servers: Servers) -> AsyncIt
         await topology.apply(log.js, SUBJECTS, Retention())
         vault = Vault(JetStreamBucket(log.js, SUBJECTS, "vault"), folder / "keys", "hub-bridge")
         places: dict[SessionId, TunnelReady] = {}
+        losses: dict[SessionId, TunnelLost] = {}
 
         def take(recorded: Recorded) -> None:
-            if isinstance(event := recorded.message, TunnelReady):
-                places[event.session] = event
+            match recorded.message:
+                case TunnelReady() as ready:
+                    places[ready.session] = ready
+                case TunnelLost() as lost:
+                    losses[lost.session] = lost
 
         following = await log.follow("SESSIONS", [SUBJECTS.sessions()], take)
         stack.push_async_callback(following.close)
@@ -245,7 +270,7 @@ async def stage(folder: Path, stories: list[Story], servers: Servers) -> AsyncIt
         async with asyncio.timeout(120):
             while len(places) < len(stories):
                 await asyncio.sleep(0.05)
-        yield Stage(log, node, tunnelers, places)
+        yield Stage(log, node, tunnelers, places, losses)
 
 
 async def run(folder: Path, tunnels: int) -> Blows:
@@ -268,9 +293,9 @@ async def run(folder: Path, tunnels: int) -> Blows:
                     await _answered(users, time.monotonic())
                     await _blow(blows, "connection", users, _drop(here))
                     await _blow(blows, "login_node", users, _restart(here))
-                    await _blow(blows, "replica", users, _kill(here, REPLICAS[0]))
+                    await _takeover(blows, "replica", users, here, REPLICAS[0])
                     await here.tunnelers[REPLICAS[0]].start()
-                    await _blow(blows, "replica_back", users, _kill(here, REPLICAS[1]))
+                    await _takeover(blows, "replica_back", users, here, REPLICAS[1])
                 finally:
                     await end(living)
             blows.stale += [session for session, ready in places.items() if ready.replica != REPLICAS[0]]
@@ -302,6 +327,21 @@ async def _blow(blows: Blows, name: str, users: dict[SessionId, User], strike: C
     await _answered(users, time.monotonic())
 
 
+async def _takeover(blows: Blows, name: str, users: dict[SessionId, User], here: Stage, replica: str) -> None:
+    """Kills a replica, and tells besides what the other one needed by the log."""
+    here.losses.clear()
+    [survivor] = [each for each in here.tunnelers.values() if each.replica != replica]
+    struck, used = datetime.now(UTC), survivor.cpu_seconds()
+    await _blow(blows, name, users, here.tunnelers[replica].kill)
+    moved = [(lost.at, here.places[session].at) for session, lost in here.losses.items()]
+    used = survivor.cpu_seconds() - used
+    known = min(lost for lost, _ in moved)
+    blows.takeovers[f"{name}_moved"] = len(moved)
+    blows.takeovers[f"{name}_cpu_ms_per_tunnel"] = used / len(moved) * 1000
+    blows.takeovers[f"{name}_known_after_seconds"] = (known - struck).total_seconds()
+    blows.takeovers[f"{name}_restored_in_seconds"] = (max(ready for _, ready in moved) - known).total_seconds()
+
+
 def _drop(here: Stage) -> Callable[[], object]:
     return here.node.drop_connections
 
@@ -312,10 +352,6 @@ def _restart(here: Stage) -> Callable[[], object]:
         await here.node.start()
 
     return restart
-
-
-def _kill(here: Stage, replica: str) -> Callable[[], object]:
-    return here.tunnelers[replica].kill
 
 
 def main() -> int:

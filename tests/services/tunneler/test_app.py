@@ -154,7 +154,7 @@ async def test_the_tunnels_of_a_dead_replica_are_taken_over_and_of_a_living_one_
         one, two, story = here.tunneler("one"), here.tunneler("two"), Story()
         await one.start()
         await here.listening(story)
-        await here.until(story.session, lambda state: isinstance(state, Reachable))
+        first = await here.until(story.session, lambda state: isinstance(state, Reachable))
         await two.start()
         await one.close()
         state = await here.until(
@@ -162,6 +162,8 @@ async def test_the_tunnels_of_a_dead_replica_are_taken_over_and_of_a_living_one_
         )
         assert isinstance(state, Reachable)
         assert state.tunnel.generation == 2
+        assert isinstance(first, Reachable)
+        assert state.tunnel.port == first.tunnel.port
         await two.close()
 
 
