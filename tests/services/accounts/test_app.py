@@ -15,7 +15,7 @@ from schemas.base import SystemName, UserName
 from schemas.lifecycle import Admitted, Ended
 from schemas.session import HpcPlace, SessionEvent, StartRequested
 from schemas.subjects import Subjects
-from schemas.system import SystemDrained
+from schemas.system import SystemDrained, SystemResumed
 from services._runtime import topology
 from services._runtime.jetstream import JetStreamBucket, JetStreamLog
 from services._runtime.log import Bucket, Log
@@ -24,10 +24,10 @@ from services._runtime.settings import Retention
 from services._runtime.view import placed
 from services.accounts.access import AccessBook
 from services.accounts.app import AccountsApp
-from services.accounts.settings import AccountsSettings, Quota
+from services.accounts.settings import AccountsSettings, Quota, Waiting
 from tests.support.broker import nats_server
 from tests.support.catalogue import system, user
-from tests.support.samples import Story, stamp
+from tests.support.samples import NOW, Story, stamp
 
 SUBJECTS = Subjects()
 
@@ -198,3 +198,62 @@ async def test_a_right_that_is_gone_stops_new_starts_at_once_and_running_session
     assert await events(log, running) == ["StartRequested", "StartAdmitted", "JobCreated", *stopped]
     assert await events(log, ended) == ["StartRequested", "StartAdmitted", "SessionEnded"]
     await app.close()
+
+
+async def _said_of_system(log: Log, event: SystemDrained | SystemResumed, after: int) -> None:
+    said = stamp("ops")(event, after=after, cause=None)
+    subject, scope = SUBJECTS.system_event("demo-hpc", "said"), SUBJECTS.system("demo-hpc")
+    await log.append("SYSTEMS", subject, said, scope=scope, after=after)
+
+
+async def test_who_waits_for_a_drained_system_gets_in_and_who_lost_his_right_meanwhile_does_not() -> None:
+    log, bucket = MemoryLog(), MemoryBucket()
+    app = accounts(log, bucket, waiting=Waiting(when_drained="wait"))
+    await app.start()
+    await app._book.learn(UserName("eve"), RIGHT, "sign-in")
+    drained = SystemDrained(system=SystemName("demo-hpc"), by="op", reason="new file system")
+    await _said_of_system(log, drained, 0)
+    keeps, loses, leaves = Story(), Story(user="eve"), Story(user="ben")
+    place = HpcPlace(account="eve1", project="ztrain", partition="batch")
+    of_ben = HpcPlace(account="ben1", project="ztrain", partition="batch")
+    await append(log, msgspec.structs.replace(keeps.requested(), at=NOW))
+    await append(log, msgspec.structs.replace(loses.requested(), place=place))
+    await append(log, msgspec.structs.replace(leaves.requested(), place=of_ben))
+    await log.settled()
+    for story in (keeps, loses, leaves):
+        assert await events(log, story) == ["StartRequested", "StartWaiting"]
+    await app._book.learn(UserName("eve"), {"entitlements": []}, "refresh")
+    await append(log, leaves.stop())
+    await log.settled()
+    assert (await events(log, leaves))[-2:] == ["StopRequested", "SessionEnded"]
+    await _said_of_system(log, SystemResumed(system=SystemName("demo-hpc"), by="op", reason="it is there"), 1)
+    async with asyncio.timeout(10):
+        while (await events(log, keeps))[-1] != "StartAdmitted" or (await events(log, loses))[-1] != "SessionEnded":
+            await asyncio.sleep(0)
+    state = placed(await log.history("SESSIONS", SUBJECTS.session(loses.session))).state
+    assert isinstance(state, Ended)
+    assert "You have no account on Demo HPC" in state.end.reason
+    await app.close()
+
+
+async def test_a_restart_of_accounts_goes_on_with_the_line() -> None:
+    log, bucket = MemoryLog(), MemoryBucket()
+    quota = Quota(system="demo-hpc", limit=1, when_full="wait")
+    app = accounts(log, bucket, quota)
+    await app.start()
+    runs, waits = Story(), Story(user="ben")
+    of_ben = HpcPlace(account="ben1", project="ztrain", partition="batch")
+    await append(log, runs.requested())
+    await log.settled()
+    await append(log, msgspec.structs.replace(waits.requested(), place=of_ben))
+    await log.settled()
+    assert await events(log, waits) == ["StartRequested", "StartWaiting"]
+    await app.close()
+    await append(log, runs.ended())
+    again = accounts(log, bucket, quota)
+    await again.start()
+    async with asyncio.timeout(10):
+        while (await events(log, waits))[-1] != "StartAdmitted":
+            await asyncio.sleep(0)
+    assert list(again.ledger.holders()) == [waits.session]
+    await again.close()
