@@ -7,10 +7,10 @@ import os
 import re
 import socket
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Annotated, Any
 
 import msgspec
-from kubernetes.aio.client import models
 from msgspec import Meta
 
 from schemas.base import HubName, SessionId, SystemName, UserName
@@ -72,8 +72,12 @@ def check_pod(cloud: CloudSystem, file: str) -> None:
     """Raises ConfigurationError when the operator's patch makes something of a pod that is none, or not ours."""
     for flavour in cloud.flavours:
         whole = manifests.pod(cloud, "farlab", _sample(cloud, flavour))
-        for field, kind in (("metadata", "V1ObjectMeta"), ("spec", "V1PodSpec")):
-            _check_fields(whole[field], kind, f"{file}: the pod of flavours.{flavour} with pod.patch: {field}")
+        if _worded_by_operator(cloud, flavour):
+            from kubernetes.aio.client import models  # its types take seconds to load, and most need none of them
+
+            for field, kind in (("metadata", "V1ObjectMeta"), ("spec", "V1PodSpec")):
+                at = f"{file}: the pod of flavours.{flavour} with pod.patch: {field}"
+                _check_fields(models, whole[field], kind, at)
         before = manifests.pod(_unpatched(cloud), "farlab", _sample(cloud, flavour))
         if any(whole["metadata"].get(key) != before["metadata"][key] for key in ("name", "namespace")) or not (
             before["metadata"]["labels"].items() <= whole["metadata"].get("labels", {}).items()
@@ -87,6 +91,13 @@ def check_pod(cloud: CloudSystem, file: str) -> None:
             raise ConfigurationError(
                 f'{file}: pod.patch.spec.containers: the container "{SERVER}" must stay; name it so in the patch'
             )
+
+
+def _worded_by_operator(cloud: CloudSystem, flavour: str) -> bool:
+    """Whether something of the pod is in Kubernetes' own words, which its operator may have misspelled."""
+    rules = cloud.pod
+    own = (rules.patch, rules.mounts, rules.affinity, rules.tolerations, cloud.flavours[flavour].tolerations)
+    return any(own)
 
 
 def _unpatched(cloud: CloudSystem) -> CloudSystem:
@@ -113,7 +124,7 @@ def _sample(cloud: CloudSystem, flavour: str) -> StartRequested:
     )
 
 
-def _check_fields(value: Any, kind: str, at: str) -> None:
+def _check_fields(models: ModuleType, value: Any, kind: str, at: str) -> None:
     """Raises ConfigurationError for the first field that Kubernetes' own types do not have, or of another type."""
     if found := _LIST_OR_DICT.match(kind):
         inner = found[1] or found[2]
@@ -121,7 +132,7 @@ def _check_fields(value: Any, kind: str, at: str) -> None:
             raise ConfigurationError(f"{at} = {value!r}: must be a {'list' if found[1] else 'table'}")
         entries = enumerate(value) if isinstance(value, list) else value.items()
         for name, each in entries:
-            _check_fields(each, inner, f"{at}[{name}]" if isinstance(name, int) else f"{at}.{name}")
+            _check_fields(models, each, inner, f"{at}[{name}]" if isinstance(name, int) else f"{at}.{name}")
         return
     if kind in _PLAIN:
         if not isinstance(value, _PLAIN[kind]) or (isinstance(value, bool) and kind != "bool"):
@@ -138,7 +149,7 @@ def _check_fields(value: Any, kind: str, at: str) -> None:
             close = difflib.get_close_matches(name, list(fields), 1)
             hint = f'did you mean "{close[0]}"?' if close else "remove it"
             raise ConfigurationError(f"{at}.{name} is not a field of Kubernetes; {hint}")
-        _check_fields(each, fields[name], f"{at}.{name}")
+        _check_fields(models, each, fields[name], f"{at}.{name}")
 
 
 _PLAIN: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "bool": bool, "float": (int, float)}

@@ -7,6 +7,7 @@ import typer
 from services.operator_cli.commands import (
     access,
     act,
+    cloud,
     configuration,
     dead_letters,
     installation,
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for family in (installation, see, live, replay, act, set_up, monitoring):
+for family in (installation, see, live, replay, act, set_up, monitoring, cloud):
     app.add_typer(family.app)
 for name, group in (
     ("config", configuration),

@@ -34,7 +34,7 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def farlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarlab]:
-    with running_farlab(Path(tmp_path_factory.mktemp("farlab")), queue_seconds=2.0) as running:
+    with running_farlab(Path(tmp_path_factory.mktemp("farlab")), queue_seconds=2.0, with_cloud=True) as running:
         yield running
 
 
@@ -89,14 +89,43 @@ async def test_a_researcher_starts_uses_and_stops_jupyterlab(farlab: RunningFarl
     assert [(row["state"], row["outcome"]) for row in rows] == [("ended", "stopped")]
 
 
+async def test_a_researcher_chooses_a_flavour_on_a_cloud(farlab: RunningFarlab) -> None:
+    async with logged_in(farlab, "ben") as page:
+        await expect(page.locator("select[name=flavour]")).to_be_hidden()
+        await page.click("[data-system=demo-cloud]", timeout=10_000)
+        await expect(page.locator("select[name=partition]")).to_be_hidden()
+        await page.select_option("select[name=flavour]", "small")
+        await expect(page.locator(".farlab-summary")).to_have_text("JupyterLab on Demo Cloud, Small: 8 h.")
+        await page.click("[data-system=demo-hpc]", timeout=10_000)
+        await expect(page.locator("select[name=flavour]")).to_be_hidden()
+        await expect(page.locator("select[name=partition]")).to_be_visible()
+        await page.click("[data-system=demo-cloud]", timeout=10_000)
+        await page.click("#spawn_form button[type=submit]")
+        await expect(page.get_by_text("It has a place on the node").first).to_be_visible(timeout=60_000)
+        await page.get_by_role("button", name="Cancel").click()
+        async with asyncio.timeout(60):
+            while True:
+                sessions = await asyncio.to_thread(farlab.farlab, "sessions")
+                rows = [row for row in sessions if row["system"] == "demo-cloud"]
+                if rows and rows[-1]["state"] == "ended":
+                    break
+                await asyncio.sleep(0.2)
+        assert rows[-1]["outcome"] == "stopped"
+
+
 async def test_a_start_is_cancelled_on_its_page(farlab: RunningFarlab) -> None:
     async with logged_in(farlab, "ben") as page:
+        await page.click("[data-system=demo-hpc]", timeout=10_000)
         await page.click("#spawn_form button[type=submit]")
         await expect(page.get_by_text("The job exists at Demo HPC.").first).to_be_visible(timeout=60_000)
         await page.get_by_role("button", name="Cancel").click()
         async with asyncio.timeout(60):
             while True:
-                rows = [row for row in await asyncio.to_thread(farlab.farlab, "sessions") if row["user"] == "ben"]
+                rows = [
+                    row
+                    for row in await asyncio.to_thread(farlab.farlab, "sessions")
+                    if row["user"] == "ben" and row["system"] == "demo-hpc"
+                ]
                 if rows and rows[-1]["state"] == "ended":
                     break
                 await asyncio.sleep(0.2)

@@ -104,13 +104,17 @@ class RunningFarlab:
 
 
 @contextmanager
-def running_farlab(folder: Path, queue_seconds: float = 1.0, system_more: str = "") -> Iterator[RunningFarlab]:
-    """An installation on the default configuration, in a folder of its own."""
+def running_farlab(
+    folder: Path, queue_seconds: float = 1.0, system_more: str = "", *, with_cloud: bool = False
+) -> Iterator[RunningFarlab]:
+    """An installation on the default configuration, in a folder of its own; its cloud only `with_cloud`."""
     (folder / "systems").mkdir(parents=True, exist_ok=True)
     (folder / "farlab.toml").write_text((ROOT / "farlab.toml").read_text())
     system = (ROOT / "systems" / "demo-hpc.toml").read_text()
     system = system.replace("queue_seconds = 1.0", f"queue_seconds = {queue_seconds}")
     (folder / "systems" / "demo-hpc.toml").write_text(system + system_more)
+    if with_cloud:
+        (folder / "systems" / "demo-cloud.toml").write_text((ROOT / "systems" / "demo-cloud.toml").read_text())
     running = RunningFarlab(folder / "state", folder / "farlab.toml")
     try:
         running.start()

@@ -56,22 +56,27 @@ LongerOption = Annotated[str, typer.Option(help="in their state for longer than 
 def start(
     user: Annotated[str, typer.Argument(help="whose server")],
     system: Annotated[str, typer.Option(help="where", autocompletion=systems_beginning)],
-    account: Annotated[str, typer.Option(help="as which account")],
-    project: Annotated[str, typer.Option(help="who pays")],
-    partition: Annotated[str, typer.Option(help="which partition")],
+    account: Annotated[str, typer.Option(help="as which account, on an HPC system")] = "",
+    project: Annotated[str, typer.Option(help="who pays, on an HPC system")] = "",
+    partition: Annotated[str, typer.Option(help="which partition of an HPC system")] = "",
+    flavour: Annotated[str, typer.Option(help="which flavour of a cloud")] = "",
+    image: Annotated[str, typer.Option(help="which image of a cloud")] = "",
     runtime_minutes: Annotated[int, typer.Option("--runtime", help="minutes")] = 60,
     server: Annotated[str, typer.Option(help="name of the server; default: the user's default server")] = "",
     hub: Annotated[str, typer.Option("--hub", help="the hub's address")] = "http://127.0.0.1:8000",
     token_file: TokenFileOption = DEFAULT_STATE / "operator.token",
 ) -> None:
     """Start a user's server through the hub."""
-    options = {
+    asked = {
         "system": system,
         "account": account,
         "project": project,
         "partition": partition,
+        "flavour": flavour,
+        "image": image,
         "runtime_minutes": runtime_minutes,
     }
+    options = {name: value for name, value in asked.items() if value}
     run(lambda: start_server(hub, token_in(token_file), user, server, options))
 
 

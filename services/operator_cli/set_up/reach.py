@@ -146,7 +146,7 @@ def _site(system: System) -> Callable[[], Awaitable[None]]:
 
 def _cluster(cloud: CloudSystem) -> Callable[[], Awaitable[None]]:
     async def ask() -> None:
-        check_pod(cloud, f"{cloud.name}.toml")
+        await asyncio.to_thread(check_pod, cloud, f"{cloud.name}.toml")
         cluster = cluster_of(cloud, "farlab-check")
         try:
             if not cloud.site.many_namespaces:

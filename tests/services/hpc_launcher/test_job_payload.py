@@ -20,8 +20,8 @@ import httpx
 import msgspec
 import pytest
 
+from services._runtime.job_payload import farlab_job
 from services.hpc_launcher import script
-from services.hpc_launcher.job_payload import farlab_job
 from tests.services.hpc_launcher import stand_in
 from tests.services.hpc_launcher.stage import NODE, job_secrets
 from tests.support.catalogue import system

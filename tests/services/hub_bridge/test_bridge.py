@@ -6,12 +6,13 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from schemas.base import HubName, SessionId
 from schemas.lifecycle import Withdrawn
 from schemas.secrets import CertificateProof, Certificates, HmacProof, JobSecrets
-from schemas.session import TunnelReady
+from schemas.session import CloudPlace, TunnelReady
 from services._runtime.errors import TransientError
 from services._runtime.memory import MemoryBucket, MemoryLog
 from services._runtime.rpc import MemoryRpc
@@ -98,6 +99,26 @@ async def test_the_offer_is_made_of_catalogue_and_access(configuration: Configur
     for user in ("ada", "Ünïcödé / ; $(x)"):
         assert list((await bridge.offer(user)).organisations["default"].systems) == ["demo-hpc"]
     assert not (await bridge.offer("nobody")).organisations
+    await bridge.close()
+
+
+async def test_activity_on_a_cloud_is_told_where_it_is_news(configuration: Configuration, broker: MemoryBroker) -> None:
+    bridge = await _bridge(configuration, broker)
+    on_cloud, on_hpc = Story(), Story()
+    request = msgspec.structs.replace(on_cloud.requested(), place=CloudPlace(flavour="small"))
+    for story, first in ((on_cloud, request), (on_hpc, on_hpc.requested())):
+        await tell(broker.log, first, *up_to_tunnel(story)[1:], story.ready())
+        await bridge.used(story.session, NOW)
+    await bridge.used(on_cloud.session, NOW + timedelta(seconds=5))
+    assert await broker.activity.keys() == [on_cloud.session]
+    entry = await broker.activity.get(on_cloud.session)
+    assert entry is not None
+    assert entry[0].decode() == NOW.isoformat()
+    later = NOW.replace(tzinfo=None) + timedelta(minutes=1)
+    await bridge.used(on_cloud.session, later)
+    entry = await broker.activity.get(on_cloud.session)
+    assert entry is not None
+    assert entry[0].decode() == (NOW + timedelta(minutes=1)).isoformat()
     await bridge.close()
 
 
