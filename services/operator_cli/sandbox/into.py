@@ -89,12 +89,12 @@ async def _play(target: Target, mapping: Mapping, asked: Into, wanted: Sequence[
 
 def _emulated(configuration: Configuration, mapping: Mapping, wanted: Sequence[Script]) -> None:
     """Raises ConfigurationError where a job would be started at a real site, or at none."""
-    if not configuration.systems:
+    if not configuration.catalogue:
         return  # no more than an address is known; what runs there was started for trying, or refuses us
     for name in sorted({mapping.system or script.request.system for script in wanted}):
-        system = configuration.systems.get(name)
+        system = configuration.catalogue.get(name)
         if system is None:
-            known = ", ".join(configuration.systems)
+            known = ", ".join(configuration.catalogue)
             raise ConfigurationError(f"the target has no system {name!r}; say one of its own with --as-system: {known}")
         if system.emulated is None:
             raise ConfigurationError(

@@ -59,7 +59,7 @@ class Target:
     """A target that is open. Its view holds the sessions that were ever replayed into it."""
 
     def __init__(self, configuration: Configuration, broker: Broker) -> None:
-        named = bool(configuration.systems)
+        named = bool(configuration.catalogue)
         self.subjects = configuration.subjects
         self.log: Log = broker.log
         self.vault: Vault | None = vault_of(configuration, broker, "operator-cli") if named else None
