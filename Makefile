@@ -60,5 +60,6 @@ fuzz: setup  ## SECONDS=30 of coverage-guided fuzzing for each input from outsid
 bench: setup  ## the benchmarks, a line of JSON each
 	@$(PY) -m benchmarks.start_chain --json
 	@$(PY) -m benchmarks.replay --json
+	@$(PY) -m benchmarks.at_rest --json
 
 .PHONY: help setup lock up lint test test-real check simulate orders test-kill test-tunnels soak fuzz bench
