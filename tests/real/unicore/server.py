@@ -34,6 +34,7 @@ class UnicoreX:
         self.folder = folder
         self.port = _free_port()
         self.ready_seconds = 0.0
+        self._begun, self._lives = 0.0, 0
         shell = ["env", f"PYTHONPATH={ROOT}", sys.executable, str(configuration.SHELL)]
         self.trust = configuration.write(
             folder, port=self.port, users=users, userinfo_url=userinfo_url, shell=shell, settings=settings or {}
@@ -52,7 +53,13 @@ class UnicoreX:
 
     def start(self) -> None:
         """Starts it and waits until it answers; its logs are in the error when it does not in time."""
-        begun, lives = time.monotonic(), self._times_started()
+        self.begin()
+        while not self.ready():
+            time.sleep(0.1)
+
+    def begin(self) -> None:
+        """Starts it, and does not wait. In the thread that is to outlive it: it dies with its parent's thread."""
+        self._begun, self._lives = time.monotonic(), self._times_started()
         command = [
             *("java", "-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"),
             f"-Dlog4j.configurationFile={self.folder}/logging.properties",
@@ -67,12 +74,15 @@ class UnicoreX:
                 stderr=console,
                 preexec_fn=dying_with(os.getpid()),
             )
+
+    def ready(self) -> bool:
+        """Whether it serves since it was started; its logs are in the error when it never will."""
+        assert self._process is not None
+        assert self._process.poll() is None, f"UNICORE/X ended at start:\n{self.logs()}"
+        self.ready_seconds = time.monotonic() - self._begun
+        assert self.ready_seconds < READY_SECONDS, f"UNICORE/X is not ready in time:\n{self.logs()}"
         # It answers before its services are there, and says then that nobody may make jobs.
-        while not (self._times_started() > lives and self.answers()):
-            assert self._process.poll() is None, f"UNICORE/X ended at start:\n{self.logs()}"
-            assert time.monotonic() - begun < READY_SECONDS, f"UNICORE/X is not ready in time:\n{self.logs()}"
-            time.sleep(0.1)
-        self.ready_seconds = time.monotonic() - begun
+        return self._times_started() > self._lives and self.answers()
 
     def _times_started(self) -> int:
         log = self.folder / "logs" / "unicorex.log"
