@@ -112,6 +112,16 @@ class SshReach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     remote_forward: RemoteForward | None = None
 
 
+class UnicoreReach(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="reach", tag="unicore"
+):
+    """The hub reaches servers through the site's UNICORE/X, which forwards to ports of jobs."""
+
+    networks: list[str]
+    ports: tuple[Port, Port] = (1024, 65_535)
+    hosts: list[str] = []
+
+
 class SecondFactor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a sign-in must be for a start: one of these levels (`acr`), or with one of these methods (`amr`).
 
@@ -144,7 +154,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     description: str = ""
     kind: Literal["hpc"] = "hpc"
     site: UnicoreSite
-    reach: SshReach | DirectReach
+    reach: SshReach | DirectReach | UnicoreReach
     job: Job = Job()
     partitions: dict[str, Partition]
     reservations: dict[str, Reservation] = {}

@@ -17,6 +17,7 @@ from schemas.session import ProgressReported, StartRequested
 from schemas.subjects import Subjects
 from services._runtime.configuration import ConfigurationError
 from services._runtime.connection import Broker
+from services._runtime.delegation import Delegation
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.identity import Stamp
 from services._runtime.leases import Lease
@@ -29,7 +30,6 @@ from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.hpc_launcher.act import Actor
 from services.hpc_launcher.chronicle import Chronicle
-from services.hpc_launcher.credentials import Delegation
 from services.hpc_launcher.decide import CONSUMES, Command, decide, give_up, obey
 from services.hpc_launcher.notifications import PATH, Notifications
 from services.hpc_launcher.observe import Observer

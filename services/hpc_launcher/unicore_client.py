@@ -23,8 +23,8 @@ from typing import Any
 import httpx
 import msgspec
 
+from services._runtime.delegation import Credentials
 from services._runtime.errors import PermanentError, TransientError
-from services.hpc_launcher.credentials import Credentials
 from services.hpc_launcher.limits import Breaker, Limiter
 from services.hpc_launcher.ports import Owner
 

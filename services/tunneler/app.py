@@ -11,9 +11,9 @@ import structlog
 from aiohttp import web
 
 from schemas.base import SessionId, SystemName
-from schemas.lifecycle import Ended, SessionState, WithTunnel
+from schemas.lifecycle import Ended, SessionState, WithJob, WithTunnel
 from schemas.secrets import ServerProof
-from schemas.session import SessionEvent, StartRequested, TunnelReady
+from schemas.session import HpcPlace, ServerListening, SessionEvent, StartRequested, TunnelReady
 from schemas.subjects import Subjects
 from services._runtime.api_server import api_of
 from services._runtime.clouds import CatalogueEntry, CloudSystem, PortForwardReach
@@ -25,17 +25,18 @@ from services._runtime.log import Bucket, Log, Recorded
 from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
-from services._runtime.systems import SshReach
+from services._runtime.systems import SshReach, System, UnicoreReach
 from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
 from services.tunneler.listening import PromisedPorts
 from services.tunneler.pod_forward import PodWays
 from services.tunneler.port_forward import DirectWays, SshWays
-from services.tunneler.ports import Address, LostError, Prove, Way, Ways, WrongServerError
+from services.tunneler.ports import Address, LostError, Prove, Target, Way, Ways, WrongServerError
 from services.tunneler.proof import prove
 from services.tunneler.settings import TunnelerSettings, tunneler_settings
 from services.tunneler.targets import RefusedTargetError, check_target
+from services.tunneler.unicore_forward import unicore_ways
 from services.tunneler.upkeep import REPLICA_LEASES, Upkeep
 
 _log = structlog.get_logger("farlab.tunneler")
@@ -68,7 +69,18 @@ def _ways(system: CatalogueEntry, settings: TunnelerSettings, promised: Promised
     if isinstance(system, CloudSystem) and isinstance(system.reach, PortForwardReach):
         api = api_of(system.title, system.site)
         return PodWays(api, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
+    if isinstance(system.reach, UnicoreReach) and isinstance(system, System):
+        return unicore_ways(system.site, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
     return DirectWays()
+
+
+def _target(server: ServerListening, state: SessionState | None) -> Target:
+    """Where a server listens, with the job that a state knows of."""
+    if not isinstance(state, WithJob) or not isinstance(state.request.place, HpcPlace):
+        return Target(server.host, server.port)
+    place = state.request.place
+    identity = state.admission.site_identity or place.account
+    return Target(server.host, server.port, state.job, identity, place.account, place.project)
 
 
 class TunnelerApp:
@@ -198,7 +210,9 @@ class TunnelerApp:
             ) from error
         proof = await self._proof_of(request.session)
         try:
-            way = await self._way(request, Address(server.host, server.port), self._promised_port(request.session))
+            placed = self.sessions.view.get(request.session)
+            target = _target(server, placed.state if placed is not None else None)
+            way = await self._way(request, target, self._promised_port(request.session))
             await self._prove_soon(way, request, proof)
         except (LostError, WrongServerError) as error:
             self._bound(command, error)
@@ -239,7 +253,7 @@ class TunnelerApp:
         if not isinstance(state, WithTunnel):
             return
         try:
-            way = await self._way(request, Address(state.server.host, state.server.port), state.tunnel.port)
+            way = await self._way(request, _target(state.server, state), state.tunnel.port)
         except LostError as error:
             _log.warning("tunnel not restored", session=session, reason=str(error))
             return
@@ -256,7 +270,7 @@ class TunnelerApp:
             )
             await self.sessions.consumer.record(moved)
 
-    async def _way(self, request: StartRequested, target: Address, wanted_port: int) -> Way:
+    async def _way(self, request: StartRequested, target: Target, wanted_port: int) -> Way:
         way = await self._ways[request.system].open(request.session, target, wanted_port)
         self._open[request.session] = way
         return way

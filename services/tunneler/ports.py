@@ -18,6 +18,15 @@ class Address(msgspec.Struct, frozen=True):
     port: int
 
 
+class Target(Address, frozen=True):
+    """Where a server listens, and which job it is, as whom: some ways lead by that."""
+
+    job: str = ""
+    identity: str = ""
+    account: str = ""
+    project: str = ""
+
+
 class LostError(Exception):
     """The way is broken, and why. It may come back."""
 
@@ -50,7 +59,7 @@ class Ways(Protocol):
     async def start(self) -> None:
         """Begins to keep up what the ways need."""
 
-    async def open(self, session: SessionId, target: Address, wanted_port: int) -> Way:
+    async def open(self, session: SessionId, target: Target, wanted_port: int) -> Way:
         """Opens a way to the target in place of an earlier one, at `wanted_port` where it is free (0: any).
 
         Raises LostError.

@@ -11,18 +11,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from emulators.identity_provider.configuration import Client, ProviderConfiguration
 from emulators.identity_provider.provider import IdentityProvider
-from schemas.base import UserName
+from schemas.base import SessionId, UserName
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher import unicore
 from services.hpc_launcher.app import unicore_site
 from services.hpc_launcher.notifications import verify
 from services.hpc_launcher.ports import Configuring, Finished, Gone, Inert, Owner, Queued, Running, TaggedJob, Unknown
 from services.hpc_launcher.unicore_client import SESSION_HEADER
+from services.tunneler.ports import Address, LostError, Target
+from services.tunneler.unicore_forward import unicore_ways
 from tests.real.unicore.calls import (
     ENDED,
     OCTETS,
@@ -516,3 +519,51 @@ async def test_a_start_travels_with_its_users_own_token_and_delegation_ends_it_a
         assert await launcher.find(wanted.marks, owner) == []
     finally:
         await launcher.close()
+
+
+async def test_a_tunnel_leads_through_the_site_to_a_port_of_a_running_job(site: Site) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def said_back(address: Address, content: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        try:
+            writer.write(content)
+            async with asyncio.timeout(20):
+                return await reader.readexactly(len(content))
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    listening = server.sockets[0].getsockname()[1]
+    ways = unicore_ways(system_at(site).site, bind_host="127.0.0.1", ports=(0, 0))
+    session = SessionId("01s")
+    try:
+        async with server, client(site) as http:
+            job = await submit(http, document("sleep 60"))
+            await prepared(http, job)
+            await http.post(f"{job}/actions/start", json={})
+            await status(http, job, "RUNNING")
+            target = Target("127.0.0.1", listening, job.rpartition("/")[2], ADA, "ada1", "ztrain")
+            way = await ways.open(session, target, 0)
+            assert await ways.open(session, target, 0) is way
+            content = bytes(range(256)) * 2_000
+            assert await asyncio.gather(*[said_back(way.address, content) for _ in range(4)]) == [content] * 4
+            wrong = await ways.open(SessionId("02s"), msgspec.structs.replace(target, port=1), 0)
+            reader, writer = await asyncio.open_connection(wrong.address.host, wrong.address.port)
+            async with asyncio.timeout(20):
+                assert await reader.read() == b""
+            writer.close()
+            with pytest.raises(LostError, match="does not forward"):
+                await ways.connect(msgspec.structs.replace(target, identity="CN=Nobody"))
+            assert not ways.came_back.is_set()
+            await said_back(way.address, b"again")
+            assert ways.came_back.is_set()
+            await http.delete(job)
+    finally:
+        await ways.close()
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asyncio.open_connection(way.address.host, way.address.port)

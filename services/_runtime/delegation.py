@@ -1,4 +1,4 @@
-"""How the launcher shows a site for whom it acts: trusted delegation by a signed token. Holds no token of a user."""
+"""How a service shows a UNICORE site for whom it acts: delegation by a signed token. Holds no token of a user."""
 
 from __future__ import annotations
 
