@@ -29,7 +29,7 @@ from services.operator_cli.up import left_over
 from tests.real.unicore.calls import client
 from tests.real.unicore.configuration import ISSUER
 from tests.real.unicore.conftest import REAL
-from tests.real.unicore.gate import STEPS, Gate, Kill
+from tests.real.unicore.gate import STEPS, Gate, Kill, When
 from tests.real.unicore.server import ROOT, UnicoreX
 from tests.real.unicore.sites import ADA
 from tests.services.hpc_launcher import stand_in
@@ -42,6 +42,7 @@ pytestmark = pytest.mark.timeout(600)
 NODE = "127.30.0.51"
 SETTLED_SECONDS = 150
 VICTIMS = ("launcher", "site")
+WHEN: tuple[When, ...] = ("before", "after")
 
 
 class Program(Protocol):
@@ -245,7 +246,7 @@ async def test_no_second_job_and_no_orphan_whoever_is_killed_at_whatever_step(
             vault = Vault(bucket, tmp_path / "keys", "hpc-launcher")
             launcher.start()
             stories = []
-            for chosen, step, when in product(VICTIMS, STEPS, ("before", "after")):
+            for chosen, step, when in product(VICTIMS, STEPS, WHEN):
                 victim = chosen
                 gate.armed = Kill(step, when)
                 story = Story()
