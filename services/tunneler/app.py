@@ -15,7 +15,6 @@ from schemas.lifecycle import Ended, SessionState, WithJob, WithTunnel
 from schemas.secrets import ServerProof
 from schemas.session import HpcPlace, ServerListening, SessionEvent, StartRequested, TunnelReady
 from schemas.subjects import Subjects
-from services._runtime.api_server import api_of
 from services._runtime.clouds import CatalogueEntry, CloudSystem, PortForwardReach
 from services._runtime.connection import Broker
 from services._runtime.errors import PermanentError, TransientError
@@ -30,7 +29,6 @@ from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
 from services.tunneler.listening import PromisedPorts
-from services.tunneler.pod_forward import PodWays
 from services.tunneler.port_forward import DirectWays, SshWays
 from services.tunneler.ports import Address, LostError, Prove, Target, Way, Ways, WrongServerError
 from services.tunneler.proof import prove
@@ -67,6 +65,10 @@ def _ways(system: CatalogueEntry, settings: TunnelerSettings, promised: Promised
     if isinstance(system.reach, SshReach):
         return SshWays(system.reach, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
     if isinstance(system, CloudSystem) and isinstance(system.reach, PortForwardReach):
+        # the Kubernetes client takes 20 MB and a second to load: only where a cloud is reached so
+        from services._runtime.api_server import api_of
+        from services.tunneler.pod_forward import PodWays
+
         api = api_of(system.title, system.site)
         return PodWays(api, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
     if isinstance(system.reach, UnicoreReach) and isinstance(system, System):

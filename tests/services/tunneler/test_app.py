@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -191,3 +193,9 @@ async def test_a_replica_that_starts_again_restores_its_tunnel_on_the_same_port(
         await here.append(story.ended())
         assert isinstance(await here.state(story.session), Ended)
         await again.close()
+
+
+def test_a_tunneler_without_such_clouds_loads_no_kubernetes_client() -> None:
+    asked = "import sys, services.tunneler.app; print('kubernetes' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
