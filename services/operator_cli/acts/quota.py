@@ -121,7 +121,7 @@ def checked(configuration: Configuration, vo: str, system: str, resource: str) -
     vos |= {name for user in settings.users for name in user.vos}
     for what, wanted, there in (
         ("virtual organisation", vo, sorted(vos)),
-        ("system", system, list(configuration.systems)),
+        ("system", system, list(configuration.catalogue)),
         ("resource", resource, list(RESOURCES)),
     ):
         if wanted not in there:
