@@ -67,6 +67,28 @@ class UnicoreSite(
     lost_after_seconds: Positive = 900.0
 
 
+class SlurmSite(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="backend", tag="slurm"
+):
+    """How the launcher speaks to a Slurm site: by a forced command on login nodes, signed in as the user.
+
+    `query_account` asks for the jobs of everybody; where the site hides them from each other, it must see them all.
+    `qos` names the quality of service of a partition's jobs, where it is not the site's default.
+    """
+
+    login_nodes: Annotated[list[Annotated[str, Meta(pattern=r"^[^:\s]+:\d{1,5}$")]], Meta(min_length=1)]
+    key_file: str
+    known_hosts_file: str
+    query_account: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_.-]{0,31}$")]
+    qos: dict[str, Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]] = {}
+    requests_per_second: Positive = 20.0
+    concurrent_requests: PositiveInt = 8
+    timeout_seconds: Positive = 40.0
+    poll_seconds: Positive = 2.0
+    longest_poll_seconds: Positive = 60.0
+    lost_after_seconds: Positive = 900.0
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What runs inside the job, as the system's operator words it."""
 
@@ -153,7 +175,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: SystemName = SystemName("")
     description: str = ""
     kind: Literal["hpc"] = "hpc"
-    site: UnicoreSite
+    site: UnicoreSite | SlurmSite
     reach: SshReach | DirectReach | UnicoreReach
     job: Job = Job()
     partitions: dict[str, Partition]
@@ -195,15 +217,13 @@ def load_system(file: Path) -> System:
     _check_grants(system, file)
     _check_reservations(system, file)
     check_networks(system.reach.networks, file)
+    if isinstance(system.reach, UnicoreReach) and not isinstance(system.site, UnicoreSite):
+        raise ConfigurationError(f'{file}: reach = "unicore" needs a UNICORE site; take reach = "ssh" or "direct"')
     low, high = system.job.ports
     if low > high:
         raise ConfigurationError(f"{file}: job.ports = [{low}, {high}]: the first must not be above the second")
     check_second_factor(system.second_factor, file)
-    site = msgspec.structs.replace(
-        system.site,
-        delegation_key_file=beside(file, system.site.delegation_key_file),
-        ca_file=beside(file, system.site.ca_file),
-    )
+    site = _site_with_files(system.site, file)
     reach = with_files(system.reach, file) if isinstance(system.reach, SshReach) else system.reach
     return msgspec.structs.replace(system, site=site, reach=reach)
 
@@ -232,6 +252,16 @@ def with_files(reach: SshReach, file: Path) -> SshReach:
     """The reach with its key files by their full names."""
     return msgspec.structs.replace(
         reach, key_file=beside(file, reach.key_file), known_hosts_file=beside(file, reach.known_hosts_file)
+    )
+
+
+def _site_with_files(site: UnicoreSite | SlurmSite, file: Path) -> UnicoreSite | SlurmSite:
+    if isinstance(site, SlurmSite):
+        return msgspec.structs.replace(
+            site, key_file=beside(file, site.key_file), known_hosts_file=beside(file, site.known_hosts_file)
+        )
+    return msgspec.structs.replace(
+        site, delegation_key_file=beside(file, site.delegation_key_file), ca_file=beside(file, site.ca_file)
     )
 
 

@@ -25,7 +25,7 @@ from services._runtime.log import Bucket, Log
 from services._runtime.service import stamp_of, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
-from services._runtime.systems import System
+from services._runtime.systems import SlurmSite, System
 from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.hpc_launcher.act import Actor
@@ -37,6 +37,8 @@ from services.hpc_launcher.poller import Poller
 from services.hpc_launcher.ports import Site
 from services.hpc_launcher.reconciler import Reconciler
 from services.hpc_launcher.settings import HpcLauncherSettings, launcher_settings, replica_name, served
+from services.hpc_launcher.slurm import SlurmSiteAdapter
+from services.hpc_launcher.slurm_shell import SlurmShell
 from services.hpc_launcher.unicore import UnicoreSiteAdapter
 from services.hpc_launcher.unicore_client import UnicoreClient
 from services.hpc_launcher.user_tokens import AccountsTokens, OwnToken
@@ -61,17 +63,19 @@ def build(configuration: Configuration, broker: Broker) -> LauncherApp:
         subjects=configuration.subjects,
         stamp=stamp_of(configuration, SERVICE),
         systems=systems,
-        sites={name: unicore_site(system, tokens.for_audience) for name, system in systems.items()},
+        sites={name: site_of(system, tokens.for_audience) for name, system in systems.items()},
         settings=settings,
     )
 
 
-def unicore_site(system: System, tokens: Callable[[str], OwnToken] | None = None) -> Site:
-    """The port to a system's UNICORE site; without `tokens` (by audience) it makes no job by a user's own word.
+def site_of(system: System, tokens: Callable[[str], OwnToken] | None = None) -> Site:
+    """The port to a system's site; without `tokens` (by audience) it makes no job by a user's own word.
 
     Raises ConfigurationError and KeyFileError.
     """
     site = system.site
+    if isinstance(site, SlurmSite):
+        return SlurmSiteAdapter(site, SlurmShell(system.title, site))
     verify: ssl.SSLContext | bool = True
     if site.ca_file:
         try:

@@ -16,7 +16,7 @@ from schemas.session import HpcPlace, StartAdmitted, StartRequested
 from services._runtime import server_start
 from services._runtime.errors import PermanentError
 from services._runtime.server_start import SECRETS_FILE
-from services._runtime.systems import Job, SshReach, System, cores_of
+from services._runtime.systems import Job, SshReach, System, UnicoreSite, cores_of
 from services.hpc_launcher.ports import JobDescription, Marks, Owner
 
 PROGRESS_FILE = "farlab-progress.jsonl"
@@ -45,7 +45,8 @@ def marks_of(installation: str, request: StartRequested) -> Marks:
 def description(system: System, installation: str, request: StartRequested, owner: Owner) -> JobDescription:
     """The job to be made for a session."""
     place = request.place
-    notifications = system.site.notifications_url.rstrip("/")
+    site = system.site
+    notifications = site.notifications_url.rstrip("/") if isinstance(site, UnicoreSite) else ""
     return JobDescription(
         name=f"farlab-{request.session}",
         marks=marks_of(installation, request),

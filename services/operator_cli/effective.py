@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from services._runtime.configuration import read_toml
+from services._runtime.configuration import ConfigurationError, read_toml
 from services._runtime.settings import Configuration, load
-from services._runtime.systems import SshReach, System
+from services._runtime.systems import SlurmSite, SshReach, System, UnicoreSite
 from services.accounts.rights.claims import rights_in
 from services.accounts.rights.tree import accesses
 from services.accounts.settings import accounts_settings
@@ -81,11 +81,18 @@ def write_emulators(state: StateFolder, source: Configuration, ports: Ports) -> 
             "queue_seconds": system.emulated.queue_seconds,
             "path": [str(Path(sys.executable).parent)],
             "users": [*site_users(users, name), *users_by_claims(source, system)],
-            "trusted": {system.site.issuer_dn: str(state.path / "keys" / "delegation.pub.pem")},
+            "trusted": {issuer_of(system): str(state.path / "keys" / "delegation.pub.pem")},
         }
         write_toml(folder / "site.toml", site)
         sites[name] = EmulatedSite(folder)
     return sites
+
+
+def issuer_of(system: System) -> str:
+    """Whose word the emulated site of a system takes. Raises ConfigurationError: only UNICORE sites are emulated."""
+    if isinstance(system.site, UnicoreSite):
+        return system.site.issuer_dn
+    raise ConfigurationError(f"{system.name}: only a UNICORE site can be emulated; remove [emulated]")
 
 
 def site_users(users: list[dict[str, Any]], system: str) -> list[dict[str, Any]]:
@@ -177,9 +184,12 @@ def _files_of_sign_in(source: Configuration) -> dict[str, str]:
 
 def _keep_files(table: dict[str, Any], system: System) -> None:
     """Names the operator's files in full: the table moves to another folder, and they do not."""
-    table["site"]["delegation_key_file"] = system.site.delegation_key_file
-    if system.site.ca_file:
-        table["site"]["ca_file"] = system.site.ca_file
+    if isinstance(system.site, SlurmSite):
+        table["site"].update(key_file=system.site.key_file, known_hosts_file=system.site.known_hosts_file)
+    else:
+        table["site"]["delegation_key_file"] = system.site.delegation_key_file
+        if system.site.ca_file:
+            table["site"]["ca_file"] = system.site.ca_file
     if isinstance(system.reach, SshReach):
         table["reach"].update(key_file=system.reach.key_file, known_hosts_file=system.reach.known_hosts_file)
 

@@ -24,7 +24,7 @@ from services._runtime.log import Bucket, Log, Recorded
 from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.session_service import SessionService
 from services._runtime.settings import Configuration
-from services._runtime.systems import SshReach, System, UnicoreReach
+from services._runtime.systems import SshReach, UnicoreReach, UnicoreSite
 from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
@@ -71,7 +71,7 @@ def _ways(system: CatalogueEntry, settings: TunnelerSettings, promised: Promised
 
         api = api_of(system.title, system.site)
         return PodWays(api, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
-    if isinstance(system.reach, UnicoreReach) and isinstance(system, System):
+    if isinstance(system.reach, UnicoreReach) and isinstance(system.site, UnicoreSite):
         return unicore_ways(system.site, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
     return DirectWays()
 

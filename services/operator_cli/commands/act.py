@@ -14,7 +14,7 @@ from services._runtime.connection import Broker
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.operator_cli.acts.append import Operator
 from services.operator_cli.acts.consent import Consent, agreed
 from services.operator_cli.acts.reconcile import plan
@@ -164,7 +164,7 @@ def reconcile(
             raise ConfigurationError(
                 "the launcher reconciles by itself, every few seconds; to see what it would do, add --dry-run"
             )
-        site = unicore_site(named)
+        site = site_of(named)
         try:
             found = await plan(here.shared.installation.prefix, broker.log, here.subjects, named, site)
         except PermanentError as error:

@@ -24,7 +24,7 @@ from services._runtime.vault import RECIPIENTS, KeyFileError, read_secret_file
 from services.accounts.ports import SignInOverError
 from services.cloud_launcher.app import cluster_of
 from services.cloud_launcher.settings import check_pod
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.operator_cli.nats_config import SERVICES
 from services.operator_cli.output import one_line
 from services.tunneler.ssh import read_client_key, read_known_hosts
@@ -135,7 +135,7 @@ def _provider(configuration: Configuration, settings: SignInSettings) -> Callabl
 
 def _site(system: System) -> Callable[[], Awaitable[None]]:
     async def ask() -> None:
-        site = unicore_site(system)
+        site = site_of(system)
         try:
             await site.certificate(fresh=True)
         finally:

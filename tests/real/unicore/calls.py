@@ -15,7 +15,7 @@ from schemas.base import SystemName
 from services._runtime.systems import DirectReach, Partition, System
 from services._runtime.systems import UnicoreSite as UnicoreSiteSettings
 from services.hpc_launcher import ports
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import Finished, JobDescription, Marks, Owner
 from tests.real.unicore.configuration import ISSUER
 from tests.real.unicore.sites import ADA, Site
@@ -45,7 +45,7 @@ def client(site: Site, authorization: str | None = None) -> httpx.AsyncClient:
 @asynccontextmanager
 async def port(site: Site, **changes: object) -> AsyncIterator[ports.Site]:
     """The launcher's own port to the site."""
-    made = unicore_site(system_at(site, **changes))
+    made = site_of(system_at(site, **changes))
     try:
         yield made
     finally:

@@ -20,7 +20,7 @@ from emulators.identity_provider.provider import IdentityProvider
 from schemas.base import SessionId, UserName
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher import unicore
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.hpc_launcher.notifications import verify
 from services.hpc_launcher.ports import Configuring, Finished, Gone, Inert, Owner, Queued, Running, TaggedJob, Unknown
 from services.hpc_launcher.unicore_client import SESSION_HEADER
@@ -491,7 +491,7 @@ async def test_a_start_travels_with_its_users_own_token_and_delegation_ends_it_a
 
     wanted = described("sleep 60")
     owner = Owner(ADA, "ada1", "ztrain", UserName("ada"))
-    launcher = unicore_site(system_at(site, credentials="user-token"), lambda _: own_token)
+    launcher = site_of(system_at(site, credentials="user-token"), lambda _: own_token)
     party = Client(client_id=CLIENT_ID, client_secret=CLIENT_SECRET, redirect_uris=[CALLBACK])
     configuration = ProviderConfiguration(port=identity_provider_port, clients=[party], people=PEOPLE)
     try:

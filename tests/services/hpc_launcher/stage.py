@@ -29,7 +29,7 @@ from services._runtime.systems import DirectReach, Job, Partition, System
 from services._runtime.systems import UnicoreSite as UnicoreSiteSettings
 from services._runtime.vault import Vault, make_keys
 from services._runtime.view import placed
-from services.hpc_launcher.app import LauncherApp, unicore_site
+from services.hpc_launcher.app import LauncherApp, site_of
 from services.hpc_launcher.ports import Site
 from services.hpc_launcher.settings import HpcLauncherSettings
 from tests.support.samples import Story, stamp
@@ -125,7 +125,7 @@ class Stage:
             subjects=SUBJECTS,
             stamp=Stamp("farlab/hpc-launcher", b"0123456789abcdef", self.now),
             systems={self.system.name: self.system},
-            sites={self.system.name: self.site or unicore_site(self.system)},
+            sites={self.system.name: self.site or site_of(self.system)},
             settings=HpcLauncherSettings(replica=replica, reconcile_seconds=3600),
         )
 

@@ -14,7 +14,7 @@ from schemas.lifecycle import Ended, Listening, Stopping, Submitted
 from schemas.session import SessionEnded
 from services._runtime.service import utc_now
 from services.hpc_launcher import script
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from tests.services.hpc_launcher import stand_in
 from tests.services.hpc_launcher.stage import CANARY, Stage, emulated_site, system_at
 from tests.support.samples import NOW, Story
@@ -114,7 +114,7 @@ async def test_what_a_crash_left_is_adopted_and_doubles_are_removed(tmp_path: Pa
         story = Story()
         request = story.requested()
         owner = script.owner_of(request, story.admitted())
-        before = unicore_site(stage.system)
+        before = site_of(stage.system)
         for _ in range(2):
             await before.create(script.description(stage.system, "farlab", request, owner), owner)
         await before.close()
@@ -296,7 +296,7 @@ async def test_reconciliation_removes_our_orphans_and_nobody_elses(tmp_path: Pat
         story, over = Story(), Story()
         await stage.admit(story)
         await stage.until(story, Listening)
-        before = unicore_site(stage.system)
+        before = site_of(stage.system)
         owner = script.owner_of(over.requested(), over.admitted())
         orphan = await before.create(script.description(stage.system, "farlab", over.requested(), owner), owner)
         foreign = await before.create(script.description(stage.system, "another", over.requested(), owner), owner)

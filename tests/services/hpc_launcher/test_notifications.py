@@ -18,7 +18,7 @@ from schemas.lifecycle import Submitted
 from services._runtime.http import HttpServer
 from services._runtime.log import Recorded
 from services._runtime.view import SessionView
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.hpc_launcher.notifications import PATH, Notifications, _parts
 from tests.services.hpc_launcher.stage import emulated_site, system_at
 from tests.support.samples import Story, stamp
@@ -38,7 +38,7 @@ class Endpoint:
             self.view.learn(Recorded(number, stamp()(event, after=number, cause=None)))
         self.hints: list[str] = []
         self.emulated = site
-        self.site = unicore_site(system_at(site, key))
+        self.site = site_of(system_at(site, key))
         notifications = Notifications(
             sites={DEMO: self.site}, view=self.view, hint=lambda _, session: self.hints.append(session)
         )

@@ -15,7 +15,7 @@ from emulators.unicore_site.faults import Fault, Kind
 from emulators.unicore_site.site import UnicoreSite
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher import script, unicore
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import Finished, Gone, Inert, JobDescription, Marks, Owner, Site, TaggedJob, Unknown
 from tests.services.hpc_launcher.stage import emulated_site, system_at
 from tests.support.samples import HUB, Story, new_session
@@ -27,7 +27,7 @@ JOBS = r"/rest/core/jobs$"
 @asynccontextmanager
 async def port(folder: Path) -> AsyncIterator[tuple[Site, UnicoreSite]]:
     async with emulated_site(folder) as (emulated, key):
-        site = unicore_site(system_at(emulated, key))
+        site = site_of(system_at(emulated, key))
         try:
             yield site, emulated
         finally:
@@ -215,7 +215,7 @@ async def test_a_site_with_another_certificate_is_not_spoken_to(tmp_path: Path) 
     async with emulated_site(tmp_path / "a") as (real, key), emulated_site(tmp_path / "b") as (other, _):
         system = system_at(real, key)
         forged = msgspec.structs.replace(system, site=msgspec.structs.replace(system.site, url=other.base_url))
-        site = unicore_site(forged)
+        site = site_of(forged)
         with pytest.raises(TransientError, match="certificate"):
             await site.create(described(), ADA)
         await site.close()

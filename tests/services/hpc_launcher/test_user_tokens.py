@@ -19,7 +19,7 @@ from services._runtime.memory import MemoryBucket
 from services._runtime.rpc import MemoryRpc
 from services._runtime.systems import System
 from services._runtime.vault import Vault, make_keys
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import Owner
 from services.hpc_launcher.unicore_documents import same_name
 from services.hpc_launcher.user_tokens import AccountsTokens
@@ -41,7 +41,7 @@ class World:
         self.accounts, self.emulated, self.system = accounts, site, system
         vault = Vault(accounts.vaulted, folder, "hpc-launcher")
         self.tokens = AccountsTokens(rpc=accounts.rpc, subjects=SUBJECTS, vault=vault, service="hpc-launcher")
-        self.launcher = Stage(system, folder, site=unicore_site(system, self.tokens.for_audience), now=lambda: NOW)
+        self.launcher = Stage(system, folder, site=site_of(system, self.tokens.for_audience), now=lambda: NOW)
 
     async def words(self, story: Story) -> list[str]:
         """What the session's user was told on the way."""
@@ -122,7 +122,7 @@ async def test_a_provider_that_is_down_in_the_middle_of_a_start_delays_it_and_lo
 
 async def test_no_job_is_made_for_somebody_whom_delegation_would_not_reach(world: World) -> None:
     await world.accounts.sign_in()
-    port = unicore_site(world.system, world.tokens.for_audience)
+    port = site_of(world.system, world.tokens.for_audience)
     try:
         with pytest.raises(PermanentError, match="takes your sign-in for CN=Ada, and") as refused:
             await port.create(described(), Owner("CN=Ada Byron", "ada1", "ztrain", UserName("ada")))

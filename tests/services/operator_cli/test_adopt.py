@@ -10,7 +10,7 @@ from schemas.acts import AdoptionRequested
 from schemas.lifecycle import Admitted, Submitted
 from schemas.session import JobCreated
 from services._runtime.errors import TransientError
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import JobDescription, Owner, Site
 from services.operator_cli.acts.append import Operator
 from services.operator_cli.acts.settle import adoption, ask
@@ -40,7 +40,7 @@ class LosesAnswers:
 async def test_a_job_that_reconciliation_cannot_find_is_adopted_and_runs(tmp_path: Path) -> None:
     async with emulated_site(tmp_path) as (emulated, key):
         system = system_at(emulated, key)
-        site = LosesAnswers(unicore_site(system))
+        site = LosesAnswers(site_of(system))
         stage, story = Stage(system, tmp_path, cast(Site, site)), Story()
         await stage.app.start()
         try:

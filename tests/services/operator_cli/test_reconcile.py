@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import JobDescription
 from services.hpc_launcher.script import marks_of, owner_of
 from services.operator_cli.acts.reconcile import plan
@@ -15,7 +15,7 @@ from tests.support.samples import Story
 async def test_orphans_and_sessions_that_rest_are_shown_and_left_alone(tmp_path: Path) -> None:
     async with emulated_site(tmp_path) as (site, key):
         system = system_at(site, key)
-        stage, port = Stage(system, tmp_path), unicore_site(system)
+        stage, port = Stage(system, tmp_path), site_of(system)
         rests, over = Story(), Story()
         await stage.admit(rests)
         await stage.append(over.requested(), over.admitted(), over.created("gone"), over.stop(), over.ended())

@@ -16,7 +16,7 @@ from services._runtime.memory import MemoryBucket, MemoryLog
 from services._runtime.systems import UnicoreReach
 from services._runtime.vault import Vault, make_keys
 from services._runtime.view import placed
-from services.hpc_launcher.app import unicore_site
+from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import Owner
 from services.tunneler.app import TunnelerApp
 from services.tunneler.ports import Address
@@ -35,7 +35,7 @@ SUBJECTS = Subjects()
 async def test_a_tunnel_through_the_site_is_proved_and_closed_at_the_end(tmp_path: Path) -> None:
     async with emulated_site(tmp_path) as (site, key), proving_server("127.30.0.61", KEY) as server:
         system = msgspec.structs.replace(system_at(site, key), reach=UnicoreReach(networks=["127.30.0.0/24"]))
-        launcher = unicore_site(system)
+        launcher = site_of(system)
         owner = Owner("CN=Ada", "ada1", "ztrain")
         job = await launcher.create(described("sleep 60"), owner)
         await launcher.start(job, owner)

@@ -1,0 +1,222 @@
+"""The launcher's port against a real Slurm site, through a real sshd and the forced command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import asyncssh
+import msgspec
+import pytest
+
+from schemas.base import HubName, SessionId
+from schemas.session import Resources
+from services._runtime.errors import PermanentError, TransientError
+from services.hpc_launcher.app import site_of
+from services.hpc_launcher.ports import Finished, Gone, Inert, JobDescription, Marks, Owner, Running, Site, Unknown
+from tests.real.slurm.site import ACCOUNT, RealSlurm, missing, real_slurm, system
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.xdist_group("slurm"),
+    pytest.mark.skipif(
+        bool(missing()) and not os.environ.get("FARLAB_NO_SKIPS"),
+        reason=f"needs {missing()}; `.ci/run` takes them from Debian's slurm-wlm, munge and openssh-server, as root",
+    ),
+]
+OWNER = Owner(ACCOUNT, ACCOUNT, "")
+SERVES = "echo begun; echo oops >&2; while [ ! -e end ]; do sleep 0.1; done; exit $(cat end)\n"
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[RealSlurm]:
+    root = Path(tempfile.mkdtemp(prefix="farlab-slurm-"))
+    root.chmod(0o755)
+    try:
+        with real_slurm(root) as site:
+            yield site
+    finally:
+        shutil.rmtree(root)
+
+
+def marks(number: int) -> Marks:
+    return Marks("test", HubName("hub"), SessionId(f"01k{number:023d}"))
+
+
+def description(number: int, script: str = SERVES, **resources: int) -> JobDescription:
+    return JobDescription(
+        name="farlab",
+        marks=marks(number),
+        executable="/bin/bash",
+        arguments=("start.sh",),
+        files={"start.sh": script},
+        partition="batch",
+        project="",
+        resources=msgspec.structs.replace(Resources(runtime_seconds=600), **resources),
+    )
+
+
+async def until(site: Site, job: str, kind: type) -> object:
+    async with asyncio.timeout(30):
+        while not isinstance(report := await site.report(job, OWNER), kind):
+            await asyncio.sleep(0.1)
+    return report
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await holds():
+            await asyncio.sleep(0.1)
+
+
+async def test_a_job_lives_and_its_secrets_are_its_owners(real: RealSlurm) -> None:
+    site = site_of(system(real))
+    try:
+        job = await site.create(description(1), OWNER)
+        assert await site.find(marks(1), OWNER) == [job]
+        assert await site.find(marks(2), OWNER) == []
+        assert isinstance(await site.report(job, OWNER), Inert)
+        assert [each.session for each in await site.tagged_jobs("test", OWNER, [])] == [marks(1).session]
+        assert list(await site.tagged_jobs("test", OWNER, [job])) == []
+        await site.stage(job, {"secret.json": b"canary-4711"}, OWNER)
+        folder = Path(f"~{ACCOUNT}/.farlab/jobs").expanduser() / job.partition("@")[2]
+        assert ((folder / "secret.json").stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
+        assert b"canary" not in real.slurm("scontrol", "show", "job")
+        await site.start(job, OWNER)
+        await site.start(job, OWNER)
+        await until(site, job, Running)
+        await eventually(lambda: _wrote(site, job))
+        assert await site.read(job, "stdout", OWNER, offset=2, length=3) == b"gun"
+        (folder / "end").write_text("75")
+        assert await until(site, job, Finished) == Finished(succeeded=False, exit_code=75)
+        await site.delete(job, OWNER)
+        assert not folder.exists()
+    finally:
+        await site.close()
+
+
+async def _wrote(site: Site, job: str) -> bool:
+    return (await site.sizes(job, OWNER)).get("stdout", 0) > 5
+
+
+async def test_a_running_job_is_aborted_and_one_nobody_knows_is_gone(real: RealSlurm) -> None:
+    site = site_of(system(real))
+    try:
+        job = await site.create(description(3), OWNER)
+        await site.start(job, OWNER)
+        await until(site, job, Running)
+        await site.abort(job, OWNER)
+        finished = await until(site, job, Finished)
+        assert isinstance(finished, Finished)
+        assert finished.words == "it was cancelled at the site"
+        await site.abort(job, OWNER)
+        await site.delete(job, OWNER)
+        number, folder = job.split("@")
+        other = f"{number}@{folder[:-8]}abcdefgh"
+        assert isinstance(await site.report(other, OWNER), Gone)
+        with pytest.raises(PermanentError, match="lost the job"):
+            await site.start(other, OWNER)
+    finally:
+        await site.close()
+
+
+async def test_what_slurm_refuses_is_said_and_leaves_no_folder(real: RealSlurm) -> None:
+    site = site_of(system(real))
+    folder = Path(f"~{ACCOUNT}/.farlab/jobs").expanduser()
+    try:
+        for asked in (description(4, runtime_seconds=7200), description(4, nodes=50)):
+            with pytest.raises(PermanentError) as refused:
+                await site.create(asked, OWNER)
+            assert refused.value.code == "refused-by-slurm"
+        with pytest.raises(PermanentError, match="Slurm at Real Slurm refused"):
+            await site.create(msgspec.structs.replace(description(4), partition="none"), OWNER)
+        assert not list(folder.glob(f"{marks(4).session}-*"))
+    finally:
+        await site.close()
+
+
+async def test_one_query_serves_all_who_wait(real: RealSlurm) -> None:
+    site = site_of(system(real))
+    asked = 0
+    shell = site._shell  # type: ignore[attr-defined]
+    call = shell.call
+
+    async def counted(account: str, verb: str, /, **words: object) -> object:
+        nonlocal asked
+        asked += verb == "queue"
+        return await call(account, verb, **words)
+
+    shell.call = counted
+    try:
+        await asyncio.gather(*[site.report(f"{each}@{marks(5).session}-abcdefgh", OWNER) for each in range(1, 200)])
+        assert asked <= 2
+    finally:
+        await site.close()
+
+
+async def test_without_controller_a_job_is_unknown_and_not_ended(real: RealSlurm) -> None:
+    site = site_of(system(real))
+    job = await site.create(description(6), OWNER)
+    try:
+        await site.start(job, OWNER)
+        await until(site, job, Running)
+        real.stop("slurmctld")
+        try:
+            hasty = msgspec.structs.replace(
+                system(real), site=msgspec.structs.replace(system(real).site, timeout_seconds=3)
+            )
+            away = site_of(hasty)
+            assert isinstance(await away.report(job, OWNER), Unknown)
+            with pytest.raises(TransientError):
+                await away.abort(job, OWNER)
+            await away.close()
+        finally:
+            real.controller()
+        await until(site, job, Running)
+        await site.delete(job, OWNER)
+    finally:
+        await site.close()
+
+
+async def test_the_key_opens_nothing_but_the_command(real: RealSlurm) -> None:
+    async with asyncssh.connect(
+        "127.0.0.1",
+        real.ports["sshd"],
+        username=ACCOUNT,
+        client_keys=[str(real.root / "service_key")],
+        known_hosts=str(real.root / "known_hosts"),
+        config=None,
+    ) as connection:
+        said = await connection.run("cat /etc/passwd", input='{"verb": "shell"}')
+        assert "bad-request" in str(said.stdout)
+        assert "root:" not in str(said.stdout)
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await connection.open_connection("127.0.0.1", real.ports["ctld"])
+        for request in (
+            '{"verb": "read", "folder": "../..", "name": "x", "offset": 0, "length": 1}',
+            '{"verb": "abort", "job": "1; id", "folder": "01k00000000-abcdefgh"}',
+            "not JSON",
+        ):
+            assert "bad-request" in str((await connection.run("", input=request)).stdout)
+
+
+async def test_a_connection_that_was_killed_is_made_again(real: RealSlurm) -> None:
+    site = site_of(system(real))
+    try:
+        await site.certificate(fresh=True)
+        real.kill_connections()
+        await eventually(lambda: _answers(site))
+    finally:
+        await site.close()
+
+
+async def _answers(site: Site) -> bool:
+    try:
+        await site.certificate(fresh=True)
+    except TransientError:
+        return False
+    return True
