@@ -147,7 +147,13 @@ class RealProgram:
         self._server.kill()
 
 
-@pytest.fixture(params=["emulated", pytest.param("real", marks=REAL)])
+ASKED_FOR = pytest.mark.skipif(
+    not os.environ.get("FARLAB_UNICORE_KILLS"),
+    reason="the rounds against UNICORE/X take five minutes: set FARLAB_UNICORE_KILLS=1",
+)
+
+
+@pytest.fixture(params=["emulated", pytest.param("real", marks=[*REAL, ASKED_FOR])])
 def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]:
     """A site, each kind in its turn."""
     site: Program = (
