@@ -49,11 +49,13 @@ class RealSlurm:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.conf = root / "slurm.conf"
         self.socket = root / "munge" / "munge.sock"
+        self.made_account = False
 
     def begin(self) -> None:
         """Starts everything and waits until the node is idle."""
         if not any(each.pw_name == ACCOUNT for each in pwd.getpwall()):
             subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", "--password", "*", ACCOUNT], check=True)
+            self.made_account = True
         self._munge()
         self._slurm()
         self._sshd()
@@ -72,6 +74,8 @@ class RealSlurm:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if self.made_account:
+            subprocess.run(["userdel", "--remove", ACCOUNT], stderr=subprocess.DEVNULL, check=False)
 
     def slurm(self, *command: str) -> bytes:
         """What one of Slurm's commands says to root."""
