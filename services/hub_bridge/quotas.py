@@ -85,36 +85,42 @@ async def beside(
     messages: AsyncIterator[Message], board: QuotaBoard, waits: Callable[[], Line | None], title: Callable[[str], str]
 ) -> AsyncIterator[Message]:
     """The messages and, while the start waits its turn, what becomes of the quotas it waits for."""
-    coming = asyncio.ensure_future(_next(messages))
+    coming: asyncio.Future[Message | None] | None = None
     told = ""
     try:
         while True:
             line = waits()
-            bell = board.bell(line) if line is not None else None  # before it is read, so that no change is missed
-            if line is not None and (now := board.said(line, title)) not in ("", told):
-                told = now
-                yield {"progress": WAITING, "message": now, "event": "quota-updated"}
-            await _either(coming, bell)
-            if coming.done():
+            if line is None:  # at once: who reads a page that is about to end gets only what is there
+                said = await (_next(messages) if coming is None else coming)
+            else:
+                bell = board.bell(line)  # before it is read, so that no change is missed
+                if (now := board.said(line, title)) not in ("", told):
+                    told = now
+                    yield {"progress": WAITING, "message": now, "event": "quota-updated"}
+                if coming is None:
+                    coming = asyncio.ensure_future(_next(messages))
+                await _either(coming, bell)
+                if not coming.done():
+                    continue
                 said = coming.result()
-                if said is None:
-                    return
-                yield said
-                coming = asyncio.ensure_future(_next(messages))
+            coming = None
+            if said is None:
+                return
+            yield said
     finally:
-        coming.cancel()
+        if coming is not None:
+            coming.cancel()
 
 
 async def _next(messages: AsyncIterator[Message]) -> Message | None:
     return await anext(messages, None)
 
 
-async def _either(coming: asyncio.Future[Message | None], bell: asyncio.Event | None) -> None:
-    """Until the next message is there, or the bell rings, where there is one."""
-    rings = None if bell is None else asyncio.ensure_future(bell.wait())
-    waiting: list[asyncio.Future[Any]] = [coming] if rings is None else [coming, rings]
+async def _either(coming: asyncio.Future[Message | None], bell: asyncio.Event) -> None:
+    """Until the next message is there, or the bell rings."""
+    rings: asyncio.Future[Any] = asyncio.ensure_future(bell.wait())
+    waiting: list[asyncio.Future[Any]] = [coming, rings]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        if rings is not None:
-            rings.cancel()
+        rings.cancel()
