@@ -130,6 +130,7 @@ async def test_a_start_is_cancelled_on_its_page(farlab: RunningFarlab) -> None:
 
 async def test_a_start_that_cannot_be_says_why_on_the_page(farlab: RunningFarlab) -> None:
     async with logged_in(farlab, "ben") as page:
+        await page.click("[data-system=demo-hpc]", timeout=10_000)
         await page.fill("input[name=runtime_minutes]", "99999")
         await page.evaluate("HTMLFormElement.prototype.submit.call(document.querySelector('#spawn_form'))")
         await expect(page.locator("body")).to_contain_text("runtime_minutes", timeout=60_000)

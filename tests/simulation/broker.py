@@ -50,6 +50,7 @@ class Broker:
             "leases": Bucket(world, 6.0),
             "vault": Bucket(world, 0.0),
             "access": Bucket(world, 0.0),
+            "activity": Bucket(world, 0.0),
         }
         self._scopes: dict[tuple[Stream, str], list[Stored]] = {}
         self._followers: list[Follower] = []

@@ -24,7 +24,7 @@ from services._runtime.errors import TransientError
 from services._runtime.service import stamp_of, utc_now, vault_of
 from services._runtime.settings import Configuration, load
 from services._runtime.telemetry import configure_logs
-from services.accounts import app as accounts
+from services.accounts import build as accounts
 from services.hpc_launcher import act, script
 from services.hpc_launcher import app as launcher
 from services.hpc_launcher.ports import (

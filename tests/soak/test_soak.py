@@ -104,10 +104,9 @@ async def test_a_full_disk_makes_everybody_wait_and_nothing_is_lost(tmp_path: Pa
             ended: list[Ended] = []
             await many(here, 5, 5, ended.append)
             filler = disk / "filler"
-            with filler.open("wb") as file, contextlib.suppress(OSError):
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
                 while True:
                     file.write(b"x" * 65_536)
-                    file.flush()
             living = asyncio.create_task(many(here, 10, 10, ended.append))
             await asyncio.sleep(3)
             assert len(ended) < 15, "the disk is full, and sessions end all the same"
