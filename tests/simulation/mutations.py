@@ -391,7 +391,7 @@ SHOWN_BY: dict[str, int] = {
     "a_passed_deadline_ends_a_job_that_may_run": 731,
     "orphans_are_left_alone": 28,
     "silence_is_taken_for_the_end": 56,
-    "secrets_are_forgotten_from_the_wrong_end": 59,
+    "secrets_are_forgotten_from_the_wrong_end": 66,
     "stops_are_believed_without_proof": 20,
     "dead_tunnelers_are_thought_alive": 26,
     "a_hub_starts_again_before_the_old_session_is_over": 30,

@@ -51,7 +51,7 @@ def test_a_failing_seed_is_told_with_its_faults_and_replays() -> None:
     code = (
         "import sys; from tests.simulation.mutations import planted\n"
         "from tests.simulation.__main__ import _tell\n"
-        "with planted('secrets_are_forgotten_from_the_wrong_end'): sys.exit(_tell(59, None))"
+        "with planted('secrets_are_forgotten_from_the_wrong_end'): sys.exit(_tell(66, None))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -65,7 +65,7 @@ def test_a_failing_seed_is_told_with_its_faults_and_replays() -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "crash hub sent request" in done.stdout
     assert "VIOLATION   leaked: secret" in done.stdout
-    assert "again: make simulate SEED=59 FAULTS=" in done.stdout
+    assert "again: make simulate SEED=66 FAULTS=" in done.stdout
 
 
 @pytest.mark.timeout(900)
