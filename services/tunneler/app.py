@@ -28,13 +28,14 @@ from services._runtime.systems import SshReach, UnicoreReach, UnicoreSite
 from services._runtime.tasks import end
 from services._runtime.vault import Vault
 from services.tunneler.decide import CONSUMES, CloseTunnel, Command, OpenTunnel, decide, give_up
-from services.tunneler.listening import PromisedPorts
+from services.tunneler.listening import PortRange, PromisedPorts
 from services.tunneler.port_forward import DirectWays, SshWays
 from services.tunneler.ports import Address, LostError, Prove, Target, Way, Ways, WrongServerError
 from services.tunneler.proof import prove
 from services.tunneler.settings import TunnelerSettings, tunneler_settings
+from services.tunneler.stream_forward import StreamWays
 from services.tunneler.targets import RefusedTargetError, check_target
-from services.tunneler.unicore_forward import unicore_ways
+from services.tunneler.unicore_forward import UnicoreSide
 from services.tunneler.upkeep import REPLICA_LEASES, Upkeep
 
 _log = structlog.get_logger("farlab.tunneler")
@@ -46,6 +47,7 @@ PROOF_PAUSES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
     """The service, from its configuration and an open broker. Raises ConfigurationError."""
     settings, promised = tunneler_settings(configuration), PromisedPorts()
+    ports = PortRange(settings.bind_host, settings.ports, promised)
     return TunnelerApp(
         log=broker.log,
         leases=broker.leases,
@@ -53,7 +55,7 @@ def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
         subjects=configuration.subjects,
         stamp=stamp_of(configuration, "tunneler"),
         systems=configuration.catalogue,
-        ways={name: _ways(system, settings, promised) for name, system in configuration.catalogue.items()},
+        ways={name: _ways(system, ports) for name, system in configuration.catalogue.items()},
         prove=prove,
         settings=settings,
         now=utc_now,
@@ -61,18 +63,17 @@ def build(configuration: Configuration, broker: Broker) -> TunnelerApp:
     )
 
 
-def _ways(system: CatalogueEntry, settings: TunnelerSettings, promised: PromisedPorts) -> Ways:
+def _ways(system: CatalogueEntry, ports: PortRange) -> Ways:
     if isinstance(system.reach, SshReach):
-        return SshWays(system.reach, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
+        return SshWays(system.reach, ports)
     if isinstance(system, CloudSystem) and isinstance(system.reach, PortForwardReach):
         # the Kubernetes client takes 20 MB and a second to load: only where a cloud is reached so
         from services._runtime.api_server import api_of
-        from services.tunneler.pod_forward import PodWays
+        from services.tunneler.pod_forward import ApiServerSide
 
-        api = api_of(system.title, system.site)
-        return PodWays(api, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
+        return StreamWays(ApiServerSide(api_of(system.title, system.site)), ports)
     if isinstance(system.reach, UnicoreReach) and isinstance(system.site, UnicoreSite):
-        return unicore_ways(system.site, bind_host=settings.bind_host, ports=settings.ports, promised=promised)
+        return StreamWays(UnicoreSide(system.site), ports)
     return DirectWays()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 from schemas.base import SessionId
 from services.tunneler.ports import Address, LostError
@@ -96,3 +97,52 @@ class PortRange:
             except OSError as error:
                 raise LostError(f"cannot listen on {self._host}: {error.strerror}") from error
             return int(probe.getsockname()[1])
+
+
+class Listener(Protocol):
+    """Something of ours that listens and leads to one target."""
+
+    @property
+    def target(self) -> Address:
+        """Where it leads."""
+
+    async def listen(self, host: str, port: int) -> None:
+        """Listens. Raises OSError when the port is taken."""
+
+    async def close(self) -> None:
+        """Listens no more and ends every connection."""
+
+
+L = TypeVar("L", bound=Listener)
+
+
+class Listeners(Generic[L]):
+    """The listeners of one system's sessions, one for each."""
+
+    def __init__(self, ports: PortRange) -> None:
+        self._ports = ports
+        self._of: dict[SessionId, L] = {}
+
+    async def open(self, session: SessionId, target: Address, wanted_port: int, make: Callable[[], L]) -> L:
+        """The session's listener to the target: the one that is there, or a new one in place of an earlier one.
+
+        Raises LostError.
+        """
+        earlier = self._of.get(session)
+        if earlier is not None and earlier.target == target:
+            return earlier
+        await self.forget(session)
+        listener = make()
+        await self._ports.listen(listener.listen, wanted_port, session)
+        self._of[session] = listener
+        return listener
+
+    async def forget(self, session: SessionId) -> None:
+        """Closes the session's listener. Safe to repeat."""
+        if (listener := self._of.pop(session, None)) is not None:
+            await listener.close()
+
+    async def close(self) -> None:
+        """Closes every one."""
+        for session in list(self._of):
+            await self.forget(session)

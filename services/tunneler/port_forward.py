@@ -15,7 +15,7 @@ from asyncssh.forward import SSHForwarder
 
 from schemas.base import SessionId
 from services._runtime.systems import RemoteForward, SshReach
-from services.tunneler.listening import BACKLOG, PortRange, PromisedPorts
+from services.tunneler.listening import BACKLOG, Listeners, PortRange
 from services.tunneler.ports import Address, LostError
 from services.tunneler.ssh import LoginNodeConnection
 
@@ -123,13 +123,10 @@ class _Accepted(SSHForwarder):
 class SshWays:
     """All ways to the servers of one system, over one connection to its login nodes."""
 
-    def __init__(
-        self, reach: SshReach, *, bind_host: str, ports: tuple[int, int], promised: PromisedPorts | None = None
-    ) -> None:
+    def __init__(self, reach: SshReach, ports: PortRange) -> None:
         self._reach = reach
-        self._range = PortRange(bind_host, ports, promised)
-        self._listener: asyncssh.SSHListener | None = None
-        self._forwards: dict[SessionId, LocalForward] = {}
+        self._listeners: Listeners[LocalForward] = Listeners(ports)
+        self._listens_for_hub: asyncssh.SSHListener | None = None
         self.came_back = asyncio.Event()
         self.ssh = LoginNodeConnection(reach, self._established)
         self.serve_hub = False
@@ -139,27 +136,16 @@ class SshWays:
         self.ssh.start()
 
     async def open(self, session: SessionId, target: Address, wanted_port: int) -> LocalForward:
-        """See `ports.Reach.open`."""
-        earlier = self._forwards.pop(session, None)
-        if earlier is not None and earlier.target == target:
-            self._forwards[session] = earlier
-            return earlier
-        if earlier is not None:
-            await earlier.close()
-        forward = LocalForward(self.ssh, target)
-        await self._range.listen(forward.listen, wanted_port, session)
-        self._forwards[session] = forward
-        return forward
+        """See `ports.Ways`."""
+        return await self._listeners.open(session, target, wanted_port, lambda: LocalForward(self.ssh, target))
 
     async def forget(self, session: SessionId) -> None:
         """Closes the way to a session's server. Safe to repeat."""
-        if (forward := self._forwards.pop(session, None)) is not None:
-            await forward.close()
+        await self._listeners.forget(session)
 
     async def close(self) -> None:
         """Closes every way and the connection."""
-        for session in list(self._forwards):
-            await self.forget(session)
+        await self._listeners.close()
         await self.ssh.close()
 
     async def lead_to_hub(self, serve: bool) -> None:
@@ -168,23 +154,23 @@ class SshWays:
         if serve and self.ssh.connected:
             with contextlib.suppress(LostError):
                 await self._forward_back(await self.ssh.get(0.1))
-        elif not serve and self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        elif not serve and self._listens_for_hub is not None:
+            self._listens_for_hub.close()
+            self._listens_for_hub = None
 
     async def _established(self, connection: asyncssh.SSHClientConnection) -> None:
-        self._listener = None
+        self._listens_for_hub = None
         self.came_back.set()
         if self.serve_hub:
             await self._forward_back(connection)
 
     async def _forward_back(self, connection: asyncssh.SSHClientConnection) -> None:
         back: RemoteForward | None = self._reach.remote_forward
-        if back is None or self._listener is not None:
+        if back is None or self._listens_for_hub is not None:
             return
         while True:
             try:
-                self._listener = await connection.forward_remote_port(
+                self._listens_for_hub = await connection.forward_remote_port(
                     back.listen_host, back.listen_port, back.hub_host, back.hub_port
                 )
             except asyncssh.ChannelListenError as error:
@@ -219,7 +205,7 @@ class DirectWays:
         """Nothing to keep up."""
 
     async def open(self, session: SessionId, target: Address, wanted_port: int) -> DirectWay:
-        """See `ports.Reach.open`."""
+        """See `ports.Ways`."""
         del session, wanted_port
         return DirectWay(target)
 

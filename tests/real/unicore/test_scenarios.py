@@ -18,14 +18,17 @@ from aiohttp import web
 from emulators.identity_provider.configuration import Client, ProviderConfiguration
 from emulators.identity_provider.provider import IdentityProvider
 from schemas.base import SessionId, UserName
+from services._launching.comparison import TaggedJob
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher import unicore
 from services.hpc_launcher.app import site_of
 from services.hpc_launcher.notifications import verify
-from services.hpc_launcher.ports import Configuring, Finished, Gone, Inert, Owner, Queued, Running, TaggedJob, Unknown
+from services.hpc_launcher.ports import Configuring, Finished, Gone, Inert, Owner, Queued, Running, Unknown
 from services.hpc_launcher.unicore_client import SESSION_HEADER
+from services.tunneler.listening import PortRange
 from services.tunneler.ports import Address, LostError, Target
-from services.tunneler.unicore_forward import unicore_ways
+from services.tunneler.stream_forward import StreamWays
+from services.tunneler.unicore_forward import UnicoreSide
 from tests.real.unicore.calls import (
     ENDED,
     OCTETS,
@@ -539,7 +542,7 @@ async def test_a_tunnel_leads_through_the_site_to_a_port_of_a_running_job(site: 
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     listening = server.sockets[0].getsockname()[1]
-    ways = unicore_ways(system_at(site).site, bind_host="127.0.0.1", ports=(0, 0))
+    ways = StreamWays(UnicoreSide(system_at(site).site), PortRange("127.0.0.1", (0, 0)))
     session = SessionId("01s")
     try:
         async with server, client(site) as http:

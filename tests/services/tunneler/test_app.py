@@ -23,6 +23,7 @@ from services._runtime.systems import SshReach
 from services._runtime.vault import Vault, make_keys
 from services._runtime.view import placed
 from services.tunneler.app import TunnelerApp
+from services.tunneler.listening import PortRange
 from services.tunneler.port_forward import SshWays
 from services.tunneler.proof import prove
 from services.tunneler.settings import TunnelerSettings
@@ -63,7 +64,7 @@ class Installation:
             subjects=SUBJECTS,
             stamp=stamp(f"tunneler-{replica}"),
             systems={NAME: msgspec.structs.replace(system(), reach=reach)},
-            ways={NAME: SshWays(reach, bind_host="127.0.0.1", ports=(0, 0))},
+            ways={NAME: SshWays(reach, PortRange("127.0.0.1", (0, 0)))},
             prove=prove,
             settings=chosen,
             now=lambda: NOW,

@@ -14,6 +14,7 @@ from emulators.login_node.node import LoginNode
 from schemas.secrets import HmacProof
 from services._runtime.configuration import ConfigurationError
 from services._runtime.systems import RemoteForward, SshReach
+from services.tunneler.listening import PortRange
 from services.tunneler.port_forward import SshWays
 from services.tunneler.ports import Address, LostError, WrongServerError
 from services.tunneler.proof import prove
@@ -36,7 +37,7 @@ async def ways_to(folder: Path, node: LoginNode, remote: RemoteForward | None = 
         connect_seconds=2.0,
         remote_forward=remote,
     )
-    ways = SshWays(reach, bind_host="127.0.0.1", ports=(0, 0))
+    ways = SshWays(reach, PortRange("127.0.0.1", (0, 0)))
     await ways.start()
     try:
         yield ways
@@ -157,7 +158,7 @@ async def test_a_pinned_host_key_that_does_not_match_is_never_trusted(tmp_path: 
             known_hosts_file=str(tmp_path / "known_hosts"),
             networks=["127.30.0.0/24"],
         )
-        ways = SshWays(reach, bind_host="127.0.0.1", ports=(0, 0))
+        ways = SshWays(reach, PortRange("127.0.0.1", (0, 0)))
         await ways.start()
         with pytest.raises(LostError, match="pinned"):
             await ways.ssh.get(1.0)

@@ -19,10 +19,12 @@ from services._runtime.view import placed
 from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import Owner
 from services.tunneler.app import TunnelerApp
+from services.tunneler.listening import PortRange
 from services.tunneler.ports import Address
 from services.tunneler.proof import prove
 from services.tunneler.settings import TunnelerSettings
-from services.tunneler.unicore_forward import unicore_ways
+from services.tunneler.stream_forward import StreamWays
+from services.tunneler.unicore_forward import UnicoreSide
 from tests.services.hpc_launcher.stage import emulated_site, system_at
 from tests.services.hpc_launcher.test_unicore import described
 from tests.support.proving_server import proving_server
@@ -48,7 +50,7 @@ async def test_a_tunnel_through_the_site_is_proved_and_closed_at_the_end(tmp_pat
             subjects=SUBJECTS,
             stamp=stamp("tunneler-one"),
             systems={system.name: system},
-            ways={system.name: unicore_ways(system.site, bind_host="127.0.0.1", ports=(0, 0))},
+            ways={system.name: StreamWays(UnicoreSide(system.site), PortRange("127.0.0.1", (0, 0)))},
             prove=prove,
             settings=TunnelerSettings(replica="one", check_seconds=0.2, reconcile_seconds=0.1),
             now=lambda: NOW,
