@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 import structlog
 
 from schemas.base import UNSTAMPED, SessionId, SystemName
 from schemas.secrets import JobSecrets
-from schemas.session import JobCreated, JobSubmitted, SessionEnded, SessionEvent, StartRequested, StopRequested
+from schemas.session import JobCreated, JobSubmitted, LogTail, SessionEnded, SessionEvent, StartRequested, StopRequested
+from services._launching.ends import ended, stopped
+from services._launching.waiting import WaitingStarts
 from services._runtime.clouds import CloudSystem
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.vault import Vault
 from services.cloud_launcher import manifests
 from services.cloud_launcher.chronicle import Chronicle, used
 from services.cloud_launcher.decide import (
-    DEADLINE_PASSED,
     LAUNCHER,
     ClearAway,
     Command,
     EndPod,
     MakePod,
     OpenPod,
-    end_of,
 )
 from services.cloud_launcher.pods import Pods
 from services.cloud_launcher.ports import Cluster, PodName, Silent
@@ -37,9 +37,6 @@ STILL_ENDING_SECONDS = 1.0
 FORCE_AFTER = timedelta(seconds=30)
 """A pod that is there so long after its grace is removed by force: its node does not answer."""
 CLEARED_KEPT = 10_000
-
-TellWaiting = Callable[[StartRequested, str], None]
-"""Tells the user why the start waits for the cloud."""
 
 
 class Actor:
@@ -55,7 +52,7 @@ class Actor:
         vault: Vault,
         chronicle: Chronicle,
         now: Callable[[], datetime],
-        tell_waiting: TellWaiting,
+        waiting: WaitingStarts,
     ) -> None:
         self._installation = installation
         self._clouds = clouds
@@ -64,7 +61,7 @@ class Actor:
         self._vault = vault
         self._chronicle = chronicle
         self._now = now
-        self._tell_waiting = tell_waiting
+        self._waiting = waiting
         self._cleared: OrderedDict[SessionId, None] = OrderedDict()
 
     async def perform(self, command: Command) -> list[SessionEvent]:
@@ -79,9 +76,11 @@ class Actor:
             )
         match command:
             case MakePod():
-                return [await self._in_time(request, cloud, self._make(request, cloud, cluster))]
+                with self._waiting.until_deadline(request, cloud.title):
+                    return [await self._make(request, cloud, cluster)]
             case OpenPod(pod=pod):
-                return [await self._in_time(request, cloud, self._open(request, cloud, cluster, pod))]
+                with self._waiting.until_deadline(request, cloud.title):
+                    return [await self._open(request, cloud, cluster, pod)]
             case EndPod(pod=made, stop=stop):
                 return [await self._end(request, cloud, cluster, made, stop)]
             case ClearAway(pod=made):
@@ -121,10 +120,9 @@ class Actor:
             if waited < timedelta(seconds=cloud.site.lost_after_seconds):
                 raise
             reason = f"{cloud.title} did not confirm that the server ended: {error.reason}"
-            return end_of(request, "lost", reason, "Nothing is needed: it is removed as soon as the cloud answers.")
+            return ended(request, "lost", reason, "Nothing is needed: it is removed as soon as the cloud answers.")
         use = used(cloud, request, self._chronicle.running_since(request.session), self._now())
-        reason = stop.reason if expired else f"Stopped by {stop.by}: {stop.reason}"
-        return end_of(request, "expired" if expired else "stopped", reason, log=log, use=use)
+        return ended(request, *stopped(stop, LAUNCHER), log_tail=LogTail(stdout=log), use=use)
 
     async def _end_pod(
         self, cloud: CloudSystem, cluster: Cluster, pod: PodName, system: SystemName, waited: timedelta
@@ -155,19 +153,6 @@ class Actor:
         self._cleared[request.session] = None
         if len(self._cleared) > CLEARED_KEPT:
             self._cleared.popitem(last=False)
-
-    async def _in_time(
-        self, request: StartRequested, cloud: CloudSystem, work: Awaitable[SessionEvent]
-    ) -> SessionEvent:
-        """What came of a step of a start, which may wait for its cloud, and says so, until the start's deadline."""
-        try:
-            return await work
-        except TransientError as error:
-            if self._now() < request.deadline:
-                self._tell_waiting(request, error.reason)
-                raise
-            reason = f"{cloud.title} did not take the server in time: {error.reason}"
-            raise PermanentError(DEADLINE_PASSED, reason, "Try again later, or choose another system.") from error
 
 
 async def _found(cloud: CloudSystem, cluster: Cluster, request: StartRequested) -> PodName | None:

@@ -12,12 +12,11 @@ import structlog
 from aiohttp import web
 
 from schemas.base import SessionId, SystemName
-from schemas.session import ProgressReported, StartRequested
 from schemas.subjects import Subjects
+from services._launching.waiting import WaitingStarts
 from services._runtime.api_server import api_of
 from services._runtime.clouds import CloudSystem
 from services._runtime.connection import Broker
-from services._runtime.errors import PermanentError, TransientError
 from services._runtime.identity import Stamp
 from services._runtime.leases import Lease
 from services._runtime.log import Bucket, Log
@@ -38,7 +37,6 @@ from services.cloud_launcher.settings import CloudLauncherSettings, launcher_set
 _log = structlog.get_logger("farlab.cloud_launcher")
 
 SERVICE = "cloud-launcher"
-TOLD_KEPT = 10_000
 
 
 def build(configuration: Configuration, broker: Broker) -> CloudLauncherApp:
@@ -91,7 +89,7 @@ class CloudLauncherApp:
         self._clusters = clusters
         self._settings = settings
         self._background: set[asyncio.Task[None]] = set()
-        self._told: dict[SessionId, str] = {}
+        self._waiting = WaitingStarts(lambda event: self.sessions.consumer.record(event), stamp.now, "cloud")
         chronicle = Chronicle()
         self.followers: dict[SystemName, Follower] = {}
         actor = Actor(
@@ -102,7 +100,7 @@ class CloudLauncherApp:
             vault=vault,
             chronicle=chronicle,
             now=stamp.now,
-            tell_waiting=self._tell_waiting,
+            waiting=self._waiting,
         )
         self.sessions: SessionService[Command] = SessionService(
             service=SERVICE,
@@ -162,6 +160,7 @@ class CloudLauncherApp:
         """Finishes what is in hand, lets the leases go."""
         await self.sessions.close()
         await end(self._background)
+        await self._waiting.close()
         for lease in self._leases.values():
             await lease.release()
         for cluster in self._clusters.values():
@@ -186,22 +185,6 @@ class CloudLauncherApp:
             return datetime.fromisoformat(entry[0].decode()) if entry is not None else None
         except ValueError:
             return None
-
-    def _tell_waiting(self, request: StartRequested, reason: str) -> None:
-        """Says in the session's log why its start waits. Later, because the session is in a handler's hands now."""
-        if self._told.get(request.session) == reason:
-            return
-        if len(self._told) >= TOLD_KEPT:
-            self._told.clear()
-        self._told[request.session] = reason
-        self._run(self._say(request, f"Waiting for the cloud: {reason}"[:1024]))
-
-    async def _say(self, at: StartRequested, message: str) -> None:
-        said = ProgressReported(hub=at.hub, system=at.system, session=at.session, percent=0, message=message)
-        try:
-            await self.sessions.consumer.record(said)
-        except (TransientError, PermanentError) as error:
-            _log.info("not said", session=at.session, reason=error.reason)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -19,6 +19,7 @@ from schemas.session import (
     Configuring,
     JobStatus,
     JobStatusChanged,
+    LogTail,
     ProgressReported,
     ServerListening,
     SessionEvent,
@@ -27,13 +28,14 @@ from schemas.session import (
 )
 from schemas.session import Queued as QueuedStatus
 from schemas.session import Running as RunningStatus
+from services._launching.ends import ended, stop
 from services._runtime.clouds import CloudSystem, PortForwardReach
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.log import Recorded
 from services._runtime.view import SessionView
 from services.cloud_launcher import lifetimes, manifests, ports
 from services.cloud_launcher.chronicle import Chronicle, used
-from services.cloud_launcher.decide import end_of, stop_of
+from services.cloud_launcher.decide import LAUNCHER
 from services.cloud_launcher.pods import Pods
 
 _log = structlog.get_logger("farlab.cloud_launcher")
@@ -163,7 +165,7 @@ class Follower:
             self.touch(session)
         if isinstance(state, Submitted) and self._now() >= state.request.deadline:
             reason = f"{self._cloud.title} did not start the server before the deadline of the start."
-            await self._record(stop_of(state.request, self._with_words(reason, noted)))
+            await self._record(stop(state.request, LAUNCHER, self._with_words(reason, noted)))
         elif isinstance(state, WithServer):
             await self._lifetime(state)
         elif noted.pulling:
@@ -246,19 +248,19 @@ class Follower:
     async def _finish(self, state: WithStatus, pod: ports.PodName, over: ports.Over) -> None:
         log = await self._cluster.log_tail(pod) if over.log and self.pods.get(pod.uid) is not None else ""
         await self._record(
-            end_of(
+            ended(
                 state.request,
                 over.outcome,
                 over.reason,
                 over.remedy,
                 exit_code=over.exit_code,
-                log=log,
+                log_tail=LogTail(stdout=log),
                 use=self._use(state),
             )
         )
 
     async def _end(self, state: WithStatus, reason: str) -> None:
-        await self._record(end_of(state.request, "lost", reason, "Start the server again.", use=self._use(state)))
+        await self._record(ended(state.request, "lost", reason, "Start the server again.", use=self._use(state)))
 
     def _use(self, state: WithStatus) -> Use:
         return used(self._cloud, state.request, self._chronicle.running_since(state.request.session), self._now())
@@ -314,7 +316,7 @@ class Follower:
             case lifetimes.Warn(words=words):
                 await self._say(session, 100, words)
             case lifetimes.End(reason=reason):
-                await self._record(stop_of(state.request, reason))
+                await self._record(stop(state.request, LAUNCHER, reason))
             case None:
                 pass
 

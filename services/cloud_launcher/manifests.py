@@ -16,7 +16,7 @@ from schemas.base import SessionId
 from schemas.secrets import JobSecrets
 from schemas.session import CloudPlace, StartRequested
 from schemas.subjects import slug
-from services._runtime import server_start
+from services._launching import server_start
 from services._runtime.clouds import CloudSystem, Flavour, Image, Mount
 from services._runtime.errors import PermanentError
 from services.cloud_launcher.patches import merged

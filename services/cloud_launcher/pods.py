@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import cast
 
 from schemas.base import SessionId
-from services.cloud_launcher.ports import Changed, Cluster, Gone, Heard, Listed, PodChange, Seen
+from schemas.lifecycle import SessionState, WithJob
+from services.cloud_launcher.ports import Changed, Cluster, Gone, Heard, Listed, PodChange, PodName, Seen
 
 GONE_KEPT = 1000
 """How many pods that are gone are remembered, for the words of their sessions' ends."""
@@ -87,3 +88,28 @@ class Pods:
     def _tell(self, seen: Seen) -> None:
         if seen.session is not None:
             self._changed(seen.session)
+
+
+def strays(states: Mapping[SessionId, SessionState], pods: Iterable[Seen]) -> list[Seen]:
+    """The pods that may be unwanted by what the view knows; the log itself has the last word on them."""
+    return [seen for seen in pods if not seen.leaving and not _wanted(states.get(seen.session or SessionId("")), seen)]
+
+
+def _wanted(state: SessionState | None, seen: Seen) -> bool:
+    return isinstance(state, WithJob) and PodName.of(state.job).uid == seen.pod.uid
+
+
+async def listed(cluster: Cluster) -> list[Seen]:
+    """Every pod of this installation that is there now. Raises TransientError and PermanentError."""
+    pods: list[Seen] = []
+    stream = cast("AsyncGenerator[PodChange, None]", cluster.pods())
+    async with contextlib.aclosing(stream):
+        async for change in stream:
+            match change:
+                case Changed(seen=seen):
+                    pods.append(seen)
+                case Listed():
+                    break
+                case _:
+                    pass
+    return pods

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 import structlog
 
 from schemas.base import UNSTAMPED, SessionId, SystemName
 from schemas.secrets import JobSecrets
-from schemas.session import JobCreated, JobSubmitted, Outcome, SessionEnded, SessionEvent, StartRequested, StopRequested
+from schemas.session import JobCreated, JobSubmitted, SessionEnded, SessionEvent, StartRequested, StopRequested
+from services._launching.ends import ended, stopped
+from services._launching.waiting import WaitingStarts
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.systems import System
 from services._runtime.vault import Vault
 from services.hpc_launcher import script
 from services.hpc_launcher.chronicle import Chronicle
 from services.hpc_launcher.decide import (
-    DEADLINE_PASSED,
     LAUNCHER,
     ClearAway,
     Command,
@@ -27,7 +27,6 @@ from services.hpc_launcher.decide import (
     EndJob,
     RemoveStray,
     SubmitJob,
-    ended,
 )
 from services.hpc_launcher.endings import log_tail, used
 from services.hpc_launcher.ports import MISSING_BELIEVED, Finished, Gone, Owner, Site, Unknown
@@ -37,9 +36,6 @@ _log = structlog.get_logger("farlab.hpc_launcher")
 STILL_ENDING_SECONDS = 1.0
 ENDING_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.5)
 CLEARED_KEPT = 10_000
-
-TellWaiting = Callable[[StartRequested, str], None]
-"""Tells the user why the start waits for the site."""
 
 
 class Actor:
@@ -54,7 +50,7 @@ class Actor:
         vault: Vault,
         chronicle: Chronicle,
         now: Callable[[], datetime],
-        tell_waiting: TellWaiting,
+        waiting: WaitingStarts,
     ) -> None:
         self._installation = installation
         self._systems = systems
@@ -62,7 +58,7 @@ class Actor:
         self._vault = vault
         self._chronicle = chronicle
         self._now = now
-        self._tell_waiting = tell_waiting
+        self._waiting = waiting
         self._cleared: OrderedDict[SessionId, None] = OrderedDict()
 
     async def perform(self, command: Command) -> list[SessionEvent]:
@@ -78,10 +74,10 @@ class Actor:
         owner = script.owner_of(request, command.admission)
         match command:
             case CreateJob():
-                with self._until_deadline(request, system):
+                with self._waiting.until_deadline(request, system.title):
                     return [await self._create(request, system, site, owner)]
             case SubmitJob(job=job):
-                with self._until_deadline(request, system):
+                with self._waiting.until_deadline(request, system.title):
                     await site.start(job, owner)
                 return [JobSubmitted(hub=request.hub, system=request.system, session=request.session)]
             case EndJob(job=job, stop=stop):
@@ -111,7 +107,7 @@ class Actor:
         """Tries until the stated bound; what is left at the site then is cleared away when it answers."""
         if not job:
             # Nothing was ever started: what the site may have all the same is inert, and goes when all is cleared away.
-            return ended(request, _stopped(stop), _why(stop))
+            return ended(request, *stopped(stop, LAUNCHER))
         try:
             return await self._end_job(request, system, site, owner, job, stop)
         except TransientError as error:
@@ -141,8 +137,7 @@ class Actor:
         use = used(system, request, self._chronicle.running_since(request.session), self._now())
         return ended(
             request,
-            _stopped(stop),
-            _why(stop),
+            *stopped(stop, LAUNCHER),
             "Try again later, or choose a partition with shorter queues." if expired else "",
             exit_code=finished.exit_code if finished else None,
             log_tail=await log_tail(site, job, owner, finished) if finished and expired else None,
@@ -159,26 +154,3 @@ class Actor:
         self._cleared[request.session] = None
         if len(self._cleared) > CLEARED_KEPT:
             self._cleared.popitem(last=False)
-
-    @contextlib.contextmanager
-    def _until_deadline(self, request: StartRequested, system: System) -> Iterator[None]:
-        """Lets a start wait for its site, and says so, until the start's deadline."""
-        try:
-            yield
-        except TransientError as error:
-            if self._now() >= request.deadline:
-                raise PermanentError(
-                    DEADLINE_PASSED,
-                    f"{system.title} did not take the job in time: {error.reason}",
-                    "Try again later, or choose another system.",
-                ) from error
-            self._tell_waiting(request, error.reason)
-            raise
-
-
-def _stopped(stop: StopRequested) -> Outcome:
-    return "expired" if stop.by == LAUNCHER else "stopped"
-
-
-def _why(stop: StopRequested) -> str:
-    return stop.reason if stop.by == LAUNCHER else f"Stopped by {stop.by}: {stop.reason}"

@@ -13,12 +13,11 @@ import structlog
 from aiohttp import web
 
 from schemas.base import SessionId, SystemName
-from schemas.session import ProgressReported, StartRequested
 from schemas.subjects import Subjects
+from services._launching.waiting import WaitingStarts
 from services._runtime.configuration import ConfigurationError
 from services._runtime.connection import Broker
 from services._runtime.delegation import Delegation
-from services._runtime.errors import PermanentError, TransientError
 from services._runtime.identity import Stamp
 from services._runtime.leases import Lease
 from services._runtime.log import Bucket, Log
@@ -46,7 +45,6 @@ from services.hpc_launcher.user_tokens import AccountsTokens, OwnToken
 _log = structlog.get_logger("farlab.hpc_launcher")
 
 SERVICE = "hpc-launcher"
-TOLD_KEPT = 10_000
 
 
 def build(configuration: Configuration, broker: Broker) -> LauncherApp:
@@ -117,7 +115,7 @@ class LauncherApp:
         self._settings = settings
         self._now = stamp.now
         self._background: set[asyncio.Task[None]] = set()
-        self._told: dict[SessionId, str] = {}
+        self._waiting = WaitingStarts(lambda event: self.sessions.consumer.record(event), stamp.now, "site")
         chronicle = Chronicle()
         actor = Actor(
             installation=installation,
@@ -126,7 +124,7 @@ class LauncherApp:
             vault=vault,
             chronicle=chronicle,
             now=self._now,
-            tell_waiting=self._tell_waiting,
+            waiting=self._waiting,
         )
         self.sessions: SessionService[Command] = SessionService(
             service=SERVICE,
@@ -186,6 +184,7 @@ class LauncherApp:
         """Finishes what is in hand, lets the leases go."""
         await self.sessions.close()
         await end(self._background)
+        await self._waiting.close()
         for lease in self._leases.values():
             await lease.release()
         for site in self._sites.values():
@@ -205,23 +204,6 @@ class LauncherApp:
 
     def _hint(self, system: SystemName, session: SessionId) -> None:
         self.pollers[system].hint(session)
-
-    def _tell_waiting(self, request: StartRequested, reason: str) -> None:
-        """Says in the session's log why its start waits. Later, because the session is in a handler's hands now."""
-        if self._told.get(request.session) != reason:
-            if len(self._told) >= TOLD_KEPT:
-                self._told.clear()
-            self._told[request.session] = reason
-            self._run(self._say(request, f"Waiting for the site: {reason}"[:1024]))
-
-    async def _say(self, request: StartRequested, message: str) -> None:
-        words = ProgressReported(
-            hub=request.hub, system=request.system, session=request.session, percent=0, message=message
-        )
-        try:
-            await self.sessions.consumer.record(words)
-        except (TransientError, PermanentError) as error:
-            _log.info("not said", session=request.session, reason=error.reason)
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from schemas.acts import AdoptionRequested, DeadLetterRetried, EndRequested, SessionAct
+from schemas.acts import SessionAct
 from schemas.lifecycle import (
     Admitted,
     Cancelling,
@@ -24,29 +24,25 @@ from schemas.lifecycle import (
     Submitted,
     Waiting,
     Withdrawn,
-    WithJob,
 )
 from schemas.session import (
     AnySessionEvent,
     JobCreated,
     JobSubmitted,
-    LogTail,
-    Outcome,
     ProgressReported,
     SessionEnded,
     SessionEvent,
     StartAdmitted,
     StartRequested,
     StopRequested,
-    Use,
 )
-from services._runtime.decider import Emit, Perform
+from services._launching import ends
+from services._runtime.decider import Perform, Steps
 from services._runtime.errors import PermanentError
 
 CONSUMES: tuple[type[SessionEvent], ...] = (StartAdmitted, StopRequested, SessionEnded)
 LAUNCHER = "hpc-launcher"
 """Who stops a session whose deadline passed, as `stop-requested` names it."""
-DEADLINE_PASSED = "deadline-passed"
 
 
 class CreateJob(msgspec.Struct, frozen=True):
@@ -101,7 +97,7 @@ FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {
 """What comes of each command where the world does not refuse it. A replay tells facts from decisions by it."""
 
 
-def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Perform[Command]]:
+def decide(state: SessionState, event: AnySessionEvent | None) -> Steps[Command]:
     """The steps for a state. The event matters only where it tells of a second job, or where nothing is left to do."""
     match state:
         case Admitted(request=request, admission=admission):
@@ -127,77 +123,17 @@ def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Pe
 
 def _stray(
     request: StartRequested, admission: StartAdmitted, job: str, event: AnySessionEvent | None
-) -> list[Emit | Perform[Command]]:
+) -> Steps[Command]:
     if isinstance(event, JobCreated) and event.job != job:
         return [Perform(RemoveStray(request, admission, event.job))]
     return []
 
 
-def give_up(state: SessionState, error: PermanentError) -> list[Emit | Perform[Command]]:
+def give_up(state: SessionState, error: PermanentError) -> Steps[Command]:
     """The end of a session whose job can never be made, handed over or ended."""
-    match state:
-        case Created() if error.code == DEADLINE_PASSED:
-            # An answer may have been lost: the job may run, and its session ends when it is proved that it does not.
-            return [Emit(stop(state.request, error.reason, error.code))]
-        case Admitted() | Created() | Submitted() | Listening() | Reachable() | Ready() | Interrupted():
-            outcome: Outcome = "expired" if error.code == DEADLINE_PASSED else "failed"
-            return [Emit(ended(state.request, outcome, error.reason, error.remedy, refusal=error.code))]
-        case Cancelling() | Stopping():
-            return [Emit(ended(state.request, "lost", error.reason, error.remedy, refusal=error.code))]
-        case NotStarted() | Requested() | Waiting() | Rejected() | Withdrawn() | Ended():
-            return []
+    return ends.give_up(state, error, launcher=LAUNCHER)
 
 
-def obey(state: SessionState, act: SessionAct) -> list[Emit | Perform[Command]]:
+def obey(state: SessionState, act: SessionAct) -> Steps[Command]:
     """What an operator asks for where reconciliation cannot decide; nothing where the session has moved on."""
-    match act:
-        case AdoptionRequested(job=job) if isinstance(state, Admitted | Cancelling):
-            request = state.request
-            return [
-                Emit(JobCreated(hub=request.hub, system=request.system, session=request.session, job=job, cause=act.id))
-            ]
-        case EndRequested() if isinstance(state, Admitted | Cancelling | WithJob):
-            end = ended(state.request, "lost", f"Ended by {act.by}: {act.reason}")
-            return [Emit(msgspec.structs.replace(end, cause=act.id))]
-        case DeadLetterRetried():
-            return decide(state, None)
-        case _:
-            return []
-
-
-def stop(request: StartRequested, reason: str, refusal: str = "") -> StopRequested:
-    """The launcher's own wish for a session's end; like a user's, it is tried until the job is gone."""
-    return StopRequested(
-        hub=request.hub,
-        system=request.system,
-        session=request.session,
-        by=LAUNCHER,
-        reason=reason[:1024],
-        refusal=refusal[:64],
-    )
-
-
-def ended(
-    request: StartRequested,
-    outcome: Outcome,
-    reason: str,
-    remedy: str = "",
-    *,
-    exit_code: int | None = None,
-    log_tail: LogTail | None = None,
-    use: Use | None = None,
-    refusal: str = "",
-) -> SessionEnded:
-    """The end of a session, its texts within their bounds."""
-    return SessionEnded(
-        hub=request.hub,
-        system=request.system,
-        session=request.session,
-        outcome=outcome,
-        reason=reason[:1024],
-        remedy=remedy[:1024],
-        exit_code=exit_code,
-        log_tail=log_tail or LogTail(),
-        use=use or Use(),
-        refusal=refusal[:64],
-    )
+    return ends.obey(state, act, decide)

@@ -8,9 +8,9 @@ import structlog
 
 from schemas.lifecycle import WithJob
 from schemas.session import LogTail, Outcome, SessionEnded, StartRequested, Use
+from services._launching.ends import ended
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.systems import System
-from services.hpc_launcher.decide import ended
 from services.hpc_launcher.ports import Finished, Owner, Site
 from services.hpc_launcher.script import core_seconds
 

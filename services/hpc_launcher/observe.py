@@ -20,13 +20,14 @@ from schemas.session import (
     SessionEvent,
     Unknown,
 )
+from services._launching.ends import ended, stop
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.systems import System
 from services.hpc_launcher import ports, script
 from services.hpc_launcher.chronicle import Chronicle
-from services.hpc_launcher.decide import ended, stop
+from services.hpc_launcher.decide import LAUNCHER
 from services.hpc_launcher.endings import finish, used
-from services.hpc_launcher.reconcile import Silence, lost_at, waits_for_server
+from services.hpc_launcher.silence import Silence, lost_at, waits_for_server
 
 _log = structlog.get_logger("farlab.hpc_launcher")
 
@@ -216,4 +217,4 @@ class Observer:
     async def _expire(self, state: WithStatus) -> None:
         """Asks for the end of a start that took too long."""
         reason = f"{self._system.title} did not start the server before the deadline of the start."
-        await self._record(stop(state.request, reason))
+        await self._record(stop(state.request, LAUNCHER, reason))

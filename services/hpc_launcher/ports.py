@@ -10,6 +10,7 @@ import msgspec
 
 from schemas.base import HubName, SessionId, UserName
 from schemas.session import Resources
+from services._launching.comparison import TaggedJob
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -75,13 +76,6 @@ class JobDescription(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     resources: Resources
     notification_url: str = ""
-
-
-class TaggedJob(msgspec.Struct, frozen=True):
-    """A job that the site has and that carries this installation's tag; `session` is None when it names none."""
-
-    job: str
-    session: SessionId | None
 
 
 class Inert(msgspec.Struct, frozen=True):

@@ -13,9 +13,9 @@ import msgspec
 
 from schemas.secrets import JobSecrets
 from schemas.session import HpcPlace, StartAdmitted, StartRequested
-from services._runtime import server_start
+from services._launching import server_start
+from services._launching.server_start import SECRETS_FILE
 from services._runtime.errors import PermanentError
-from services._runtime.server_start import SECRETS_FILE
 from services._runtime.systems import Job, SshReach, System, UnicoreSite, cores_of
 from services.hpc_launcher.ports import JobDescription, Marks, Owner
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from services._launching.comparison import TaggedJob
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.systems import SlurmSite
 from services.hpc_launcher.ports import (
@@ -24,7 +25,6 @@ from services.hpc_launcher.ports import (
     JobReport,
     Marks,
     Owner,
-    TaggedJob,
     Unknown,
     installation_word,
     session_of,

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from schemas.base import SessionId
+from services._launching.comparison import TaggedJob
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher import unicore_documents as documents
 from services.hpc_launcher.ports import (
@@ -17,7 +18,6 @@ from services.hpc_launcher.ports import (
     JobReport,
     Marks,
     Owner,
-    TaggedJob,
     Unknown,
     installation_word,
     session_of,

@@ -14,6 +14,7 @@ import msgspec
 from schemas.session import JobStatusChanged, ProgressReported, Queued, ServerListening, SessionEvent
 from schemas.subjects import SubjectError, Subjects, slug
 from schemas.wire import UndecodableError, cloudevents_headers, decode, encode
+from services._launching.ends import ended
 from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import PermanentError
 from services._runtime.memory import MemoryBucket
@@ -22,7 +23,6 @@ from services._runtime.vault import Vault, make_keys
 from services.accounts.settings import accounts_settings
 from services.hpc_launcher import ports, script
 from services.hpc_launcher import unicore_documents as documents
-from services.hpc_launcher.decide import ended
 from services.hpc_launcher.endings import judge
 from services.tunneler.targets import RefusedTargetError, check_target
 from tests.support.samples import NOW, Story, stamp

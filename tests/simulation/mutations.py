@@ -16,6 +16,7 @@ from schemas import lifecycle
 from schemas.lifecycle import Created, Ended, Interrupted, Listening, Rejected, Stopping, Withdrawn
 from schemas.quota import QuotaUpdated
 from schemas.session import SessionEnded, Use
+from services._launching import ends, reconciliation
 from services._runtime import consumer, vault, view
 from services._runtime.decider import Emit, Perform
 from services._runtime.delivery import SessionDeliveries
@@ -114,7 +115,7 @@ def created_jobs_are_not_submitted(stack: ExitStack) -> None:
 def stops_are_believed_without_proof(stack: ExitStack) -> None:
     async def hasty(self: Any, request: Any, system: Any, site: Any, owner: Any, job: str, stop: Any) -> Any:
         await site.abort(job, owner)
-        return launcher_decide.ended(request, "stopped", "believed")
+        return ends.ended(request, "stopped", "believed")
 
     _put(stack, act.Actor, "_end_job", hasty)
 
@@ -128,7 +129,7 @@ def a_passed_deadline_ends_a_job_that_may_run(stack: ExitStack) -> None:
 
     def careless(state: Any, error: Any) -> Any:
         if isinstance(state, Created):
-            return [Emit(launcher_decide.ended(state.request, "expired", error.reason))]
+            return [Emit(ends.ended(state.request, "expired", error.reason))]
         return give_up(state, error)
 
     _put(stack, launcher_app, "give_up", careless)
@@ -136,12 +137,12 @@ def a_passed_deadline_ends_a_job_that_may_run(stack: ExitStack) -> None:
 
 def nothing_is_cleared_away(stack: ExitStack) -> None:
     _without(stack, launcher_app, Ended, _performs(launcher_decide.ClearAway))
-    _put(stack, reconciler, "compare", lambda wanted, found: [])
+    _put(stack, reconciliation, "compare", lambda wanted, found: [])
 
 
 def orphans_are_left_alone(stack: ExitStack) -> None:
     _without(stack, launcher_app, lifecycle.SessionState, _performs(launcher_decide.RemoveStray))
-    _put(stack, reconciler, "compare", lambda wanted, found: [])
+    _put(stack, reconciliation, "compare", lambda wanted, found: [])
 
 
 def every_tagged_job_is_an_orphan(stack: ExitStack) -> None:
@@ -157,7 +158,7 @@ def silence_is_taken_for_the_end(stack: ExitStack) -> None:
 
     async def deaf(self: Any, state: Any, watched: Any, evidence: str) -> None:
         if watched.errors >= 1:
-            await self._record(launcher_decide.ended(state.request, "failed", evidence))
+            await self._record(ends.ended(state.request, "failed", evidence))
         else:
             await look(self, state, watched, evidence)
 
@@ -166,7 +167,7 @@ def silence_is_taken_for_the_end(stack: ExitStack) -> None:
 
 def one_denial_is_believed(stack: ExitStack) -> None:
     async def gullible(self: Any, state: Any, watched: Any) -> None:
-        await self._record(launcher_decide.ended(state.request, "finished", "the site knows it no more"))
+        await self._record(ends.ended(state.request, "finished", "the site knows it no more"))
 
     _put(stack, observe.Observer, "_missing", gullible)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from schemas.base import SessionId
+from services._launching.comparison import TaggedJob
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher import script
 from services.hpc_launcher.ports import (
@@ -24,7 +25,6 @@ from services.hpc_launcher.ports import (
     Owner,
     Queued,
     Running,
-    TaggedJob,
     Unknown,
     installation_word,
     session_of,

@@ -18,6 +18,8 @@ import msgspec
 import uvloop
 
 from schemas.secrets import ServerProof
+from services._launching import waiting
+from services._launching.comparison import TaggedJob
 from services._runtime import view
 from services._runtime.connection import Broker, connect
 from services._runtime.errors import TransientError
@@ -36,7 +38,6 @@ from services.hpc_launcher.ports import (
     Marks,
     Owner,
     Running,
-    TaggedJob,
     installation_word,
     session_of,
 )
@@ -171,6 +172,6 @@ async def run(service: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    view.ENDED_KEPT = act.CLEARED_KEPT = launcher.TOLD_KEPT = KEPT
+    view.ENDED_KEPT = act.CLEARED_KEPT = waiting.TOLD_KEPT = KEPT
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(sys.argv[1], Path(sys.argv[2])))

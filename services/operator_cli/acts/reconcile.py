@@ -1,20 +1,21 @@
-"""`farlab reconcile SYSTEM --dry-run`: what the launcher's next rounds would do at a site. Removes nothing."""
+"""`farlab reconcile SYSTEM --dry-run`: what the launcher's next rounds would do there. Removes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from schemas.base import SessionId
+from schemas.base import SessionId, SystemName
 from schemas.lifecycle import Admitted, Ended, SessionState, WithJob
 from schemas.subjects import Subjects
+from services._launching.comparison import Nudge, TaggedJob, compare, overdue
 from services._runtime.errors import PermanentError
 from services._runtime.log import Log
-from services._runtime.systems import System
 from services._runtime.view import SessionView, placed
+from services.cloud_launcher.pods import listed, strays
+from services.cloud_launcher.ports import Cluster
 from services.hpc_launcher.ports import Owner, Site
-from services.hpc_launcher.reconcile import Nudge, compare, overdue
 from services.hpc_launcher.script import owner_of
 
 
@@ -27,34 +28,55 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-async def plan(installation: str, log: Log, subjects: Subjects, system: System, site: Site) -> list[Planned]:
-    """The launcher's own comparison, for every user the log knows on the system.
+Jobs = Callable[[Mapping[SessionId, SessionState]], Awaitable[Sequence[TaggedJob]]]
+"""What a system has of ours, given the states of the sessions the log knows there."""
 
-    Raises TransientError where log or site does not answer, PermanentError where the site refuses.
+
+async def plan(log: Log, subjects: Subjects, system: SystemName, jobs_there: Jobs) -> list[Planned]:
+    """The launcher's own comparison for a system.
+
+    Raises TransientError where log or system does not answer, PermanentError where the system refuses.
     """
     view = SessionView()
-    following = await view.follow(log, [subjects.sessions(system=system.name)])
+    following = await view.follow(log, [subjects.sessions(system=system)])
     await following.close()
     states = {session: known.state for session, known in view.known()}
-    known_jobs = {state.job for state in states.values() if isinstance(state, WithJob)}
-    found = [
+    jobs = await jobs_there(states)
+    # As the launcher does, by the log itself: a session the view forgot must not look unknown.
+    wanted = {
+        job.session: placed(await log.history("SESSIONS", subjects.session(job.session))).state
+        for job in jobs
+        if job.session is not None
+    }
+    rest = [
         Planned(what="decide anew", session=session, why=f"it rests in {type(state).__name__.lower()}")
         for session, state in states.items()
         if overdue(state)
     ]
-    for owner in _owners(states):
-        jobs = await site.tagged_jobs(installation, owner, known_jobs)
-        # As the launcher does, by the log itself: a session the view forgot must not look unknown.
-        wanted = {
-            job.session: placed(await log.history("SESSIONS", subjects.session(job.session))).state
-            for job in jobs
-            if job.session is not None
-        }
-        for step in compare(wanted, jobs):
-            if isinstance(step, Nudge):
-                found.append(Planned(what="decide anew", session=step.session, why="the site has a job for it"))
-            else:
-                found.append(Planned(what="remove job", job=step.job, why=step.why))
+    return rest + [
+        Planned(what="decide anew", session=step.session, why="there is a job for it")
+        if isinstance(step, Nudge)
+        else Planned(what="remove job", job=step.job, why=step.why)
+        for step in compare(wanted, jobs)
+    ]
+
+
+def jobs_at(site: Site, installation: str) -> Jobs:
+    """The jobs at an HPC site of every user the log knows there."""
+
+    async def found(states: Mapping[SessionId, SessionState]) -> list[TaggedJob]:
+        known = {state.job for state in states.values() if isinstance(state, WithJob)}
+        return [job for owner in _owners(states) for job in await site.tagged_jobs(installation, owner, known)]
+
+    return found
+
+
+def pods_at(cluster: Cluster) -> Jobs:
+    """The pods on a cloud that are not there for a session that lives."""
+
+    async def found(states: Mapping[SessionId, SessionState]) -> list[TaggedJob]:
+        return [TaggedJob(seen.pod.job, seen.session) for seen in strays(states, await listed(cluster))]
+
     return found
 
 

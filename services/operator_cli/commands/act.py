@@ -14,10 +14,12 @@ from services._runtime.connection import Broker
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration
+from services.cloud_launcher.ports import Cluster
 from services.hpc_launcher.app import site_of
+from services.hpc_launcher.ports import Site
 from services.operator_cli.acts.append import Operator
 from services.operator_cli.acts.consent import Consent, agreed
-from services.operator_cli.acts.reconcile import plan
+from services.operator_cli.acts.reconcile import jobs_at, plan, pods_at
 from services.operator_cli.acts.settle import adoption, ask, ending
 from services.operator_cli.acts.stop import ask_to_stop
 from services.operator_cli.acts.systems import known_system
@@ -153,31 +155,36 @@ def reconcile(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the launcher would do to bring a site in line with the log. The launcher does it by itself."""
+    """Show what the launcher would do to bring a system in line with the log. The launcher does it by itself."""
 
     async def work(broker: Broker, here: Configuration) -> int:
         name = known_system(here, system)
-        if name in here.clouds:
-            raise ConfigurationError(f"{name} is a cloud: its launcher's log says what it adopts, ends and removes")
-        named = here.systems[name]
         if not dry_run:
             raise ConfigurationError(
                 "the launcher reconciles by itself, every few seconds; to see what it would do, add --dry-run"
             )
-        site = site_of(named)
+        there: Site | Cluster
+        if name in here.clouds:
+            from services.cloud_launcher.app import cluster_of  # it loads the Kubernetes client, which takes a second
+
+            there = cluster_of(here.clouds[name], here.shared.installation.prefix)
+            jobs = pods_at(there)
+        else:
+            there = site_of(here.systems[name])
+            jobs = jobs_at(there, here.shared.installation.prefix)
         try:
-            found = await plan(here.shared.installation.prefix, broker.log, here.subjects, named, site)
+            found = await plan(broker.log, here.subjects, name, jobs)
         except PermanentError as error:
-            raise TransientError(f"the site refuses: {error.reason} {error.remedy}") from None
+            raise TransientError(f"{name} refuses: {error.reason} {error.remedy}") from None
         finally:
-            await site.close()
+            await there.close()
         if as_json:
             print_json(found)
         elif found:
             rows = [(each.what, each.session or each.job, each.why) for each in found]
             print_table(f"{len(found)} differences", ("the launcher would", "session or job", "because"), rows)
         else:
-            console.print(f"{system}: log and site agree", markup=False)
+            console.print(f"{system}: it and the log agree", markup=False)
         return 0
 
     with_broker(config, work)

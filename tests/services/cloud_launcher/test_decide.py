@@ -1,4 +1,4 @@
-"""The cloud launcher's decisions and reconciliation as truth tables."""
+"""The cloud launcher's decisions as truth tables."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 
 from schemas.acts import AdoptionRequested, DeadLetterRetried, EndRequested
 from schemas.base import EventId
-from schemas.lifecycle import NOT_STARTED, Admitted, Ended, SessionState, evolve
-from schemas.session import JobCreated, JobSubmitted, ProgressReported, SessionEnded
+from schemas.lifecycle import NOT_STARTED, SessionState, evolve
+from schemas.session import JobCreated, JobSubmitted, ProgressReported, SessionEnded, StopRequested
+from services._launching.ends import DEADLINE_PASSED
 from services._runtime.decider import Emit, Perform
 from services._runtime.errors import PermanentError
 from services.cloud_launcher.decide import (
-    DEADLINE_PASSED,
+    LAUNCHER,
     ClearAway,
     EndPod,
     MakePod,
@@ -23,8 +24,8 @@ from services.cloud_launcher.decide import (
     give_up,
     obey,
 )
+from services.cloud_launcher.pods import strays
 from services.cloud_launcher.ports import PodName, Queued, Seen
-from services.cloud_launcher.reconcile import Nudge, Remove, compare, overdue, strays
 from tests.services.cloud_launcher.stage import CLOUD, Story
 
 STORY = Story()
@@ -77,7 +78,7 @@ def test_our_own_word_on_why_it_waits_is_no_reason_to_do_it_again() -> None:
     ("names", "code", "outcome"),
     [
         (("requested", "admitted"), "quota-exceeded", "failed"),
-        (("requested", "admitted", "created"), DEADLINE_PASSED, "expired"),
+        (("requested", "admitted"), DEADLINE_PASSED, "expired"),
         (("requested", "admitted", "created", "stop"), "anything", "lost"),
     ],
 )
@@ -87,6 +88,12 @@ def test_what_can_never_work_ends_with_its_reason(names: tuple[str, ...], code: 
     assert isinstance(step.event, SessionEnded)
     assert (step.event.outcome, step.event.reason, step.event.remedy) == (outcome, "why", "what helps")
     assert give_up(after("requested"), PermanentError(code, "why", "")) == []
+
+
+def test_a_pod_whose_gate_may_be_open_is_ended_before_its_session() -> None:
+    [step] = give_up(after("requested", "admitted", "created"), PermanentError(DEADLINE_PASSED, "why", "what helps"))
+    wish = StopRequested(by=LAUNCHER, reason="why", refusal=DEADLINE_PASSED, **AT)
+    assert step == Emit(wish)
 
 
 def test_operators_adopt_and_end_where_the_cluster_cannot_tell() -> None:
@@ -104,37 +111,7 @@ def test_operators_adopt_and_end_where_the_cluster_cannot_tell() -> None:
 SEEN = Seen(POD, STORY.session, Queued())
 
 
-@pytest.mark.parametrize(
-    ("state", "seen", "expected"),
-    [
-        (after("requested", "admitted"), SEEN, Nudge(STORY.session)),
-        (after("requested", "admitted", "stop"), SEEN, Nudge(STORY.session)),
-        (after("requested", "admitted", "created"), SEEN, None),
-        (
-            after("requested", "admitted", "created"),
-            msgspec.structs.replace(SEEN, pod=PodName("farlab", "x", "uid-2")),
-            "its session has another pod",
-        ),
-        (after("requested", "admitted", "stop", "ended"), SEEN, "its session has ended"),
-        (after("requested"), SEEN, "its session was not admitted"),
-        (NOT_STARTED, SEEN, "the log knows no such session"),
-        (NOT_STARTED, msgspec.structs.replace(SEEN, session=None), "it names no session"),
-    ],
-)
-def test_pods_the_log_does_not_want_are_removed(state: SessionState, seen: Seen, expected: object) -> None:
-    steps = compare({STORY.session: state}, [seen])
-    wanted = [] if expected is None else [expected if isinstance(expected, Nudge) else Remove(seen.pod, str(expected))]
-    assert steps == wanted
-
-
 def test_a_pod_that_is_going_is_left_alone() -> None:
     assert strays({}, [SEEN]) == [SEEN]
     assert strays({}, [msgspec.structs.replace(SEEN, leaving=True)]) == []
     assert strays({STORY.session: after("requested", "admitted", "created")}, [SEEN]) == []
-
-
-def test_no_session_may_rest_where_something_is_due() -> None:
-    assert overdue(after("requested", "admitted"))
-    assert not overdue(after("requested", "admitted", "created", "submitted"))
-    assert isinstance(after("requested", "admitted"), Admitted)
-    assert isinstance(after("requested", "stop", "ended"), Ended)

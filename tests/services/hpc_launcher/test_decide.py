@@ -19,18 +19,17 @@ from schemas.session import (
     StartRejected,
     StopRequested,
 )
+from services._launching.ends import DEADLINE_PASSED, ended
 from services._runtime.decider import Emit, Perform
 from services._runtime.errors import PermanentError
 from services.hpc_launcher.decide import (
     CONSUMES,
-    DEADLINE_PASSED,
     ClearAway,
     CreateJob,
     EndJob,
     RemoveStray,
     SubmitJob,
     decide,
-    ended,
     give_up,
     obey,
 )

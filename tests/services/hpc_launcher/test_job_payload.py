@@ -20,7 +20,7 @@ import httpx
 import msgspec
 import pytest
 
-from services._runtime.job_payload import farlab_job
+from services._launching.job_payload import farlab_job
 from services.hpc_launcher import script
 from tests.services.hpc_launcher import stand_in
 from tests.services.hpc_launcher.stage import NODE, job_secrets

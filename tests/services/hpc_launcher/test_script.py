@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from schemas.secrets import JobSecrets
 from schemas.session import CloudPlace, Resources
+from services._launching.server_start import Plan
 from services._runtime.errors import PermanentError
-from services._runtime.server_start import Plan
 from services._runtime.systems import Job, RemoteForward, SshReach, System
 from services.hpc_launcher import script
 from services.hpc_launcher.ports import Owner, session_of

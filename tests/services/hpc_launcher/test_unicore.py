@@ -13,10 +13,11 @@ import pytest
 
 from emulators.unicore_site.faults import Fault, Kind
 from emulators.unicore_site.site import UnicoreSite
+from services._launching.comparison import TaggedJob
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher import script, unicore
 from services.hpc_launcher.app import site_of
-from services.hpc_launcher.ports import Finished, Gone, Inert, JobDescription, Marks, Owner, Site, TaggedJob, Unknown
+from services.hpc_launcher.ports import Finished, Gone, Inert, JobDescription, Marks, Owner, Site, Unknown
 from tests.services.hpc_launcher.stage import emulated_site, system_at
 from tests.support.samples import HUB, Story, new_session
 

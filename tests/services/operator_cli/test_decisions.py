@@ -11,9 +11,10 @@ import pytest
 
 from schemas.lifecycle import Created, Ended, SessionState
 from schemas.session import AnySessionEvent
+from services._launching.ends import ended
 from services._runtime.decider import Emit
 from services.hpc_launcher import app as launcher_app
-from services.hpc_launcher.decide import CONSUMES, FACTS, ended
+from services.hpc_launcher.decide import CONSUMES, FACTS
 from services.operator_cli import bundle
 from services.operator_cli import replay as replaying
 from services.operator_cli.histories import BundleHistories

@@ -15,7 +15,7 @@ from schemas.session import StartRequested
 SECRETS_FILE = "farlab-secrets.json"
 STARTER = "farlab_job.py"
 PROOF = "farlab_proof.py"
-PAYLOAD = "services._runtime.job_payload"
+PAYLOAD = "services._launching.job_payload"
 SERVER_ARGUMENTS = ("-m", "jupyterhub.singleuser", "--ServerApp.jpserver_extensions=farlab_proof=True")
 
 
