@@ -2,40 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import signal
 import sys
-from pathlib import Path
 
-from emulators.login_node.node import LoginNode, LoginNodeConfiguration, load
-
-
-async def _run(configuration: LoginNodeConfiguration) -> None:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with LoginNode(configuration) as node:
-        print(f"emulated login node at {configuration.host}:{node.port}", flush=True)  # noqa: T201
-        await stopping.wait()
-
-
-def main() -> int:
-    """Exit code 2 with one line when the configuration is wrong, 1 when the node cannot be started."""
-    parser = argparse.ArgumentParser(prog="login_node", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
-    try:
-        configuration = load(parser.parse_args().config)
-    except ValueError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 2
-    try:
-        asyncio.run(_run(configuration))
-    except OSError as error:
-        print(f"The emulated login node cannot start: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
-
+from emulators.login_node.node import LoginNode, load
+from emulators.program import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("login node", load, LoginNode, lambda node: f"at {node.configuration.host}:{node.port}"))
