@@ -92,7 +92,8 @@ class Vault:
         try:
             plain: Any = jwe.decrypt_compact(sealed, self._own).plaintext
             return msgspec.json.decode(plain or b"", type=secret_type)
-        except (JoseError, ValueError, msgspec.MsgspecError):
+        except (JoseError, ValueError, TypeError, LookupError, AttributeError, msgspec.MsgspecError):
+            # joserfc looks at a header's fields before it looks whether they are what they should be.
             raise PermanentError(
                 "sealed-for-another",
                 f"A sealed secret could not be opened by {self._service}.",

@@ -11,9 +11,9 @@ import structlog
 from aiohttp import web
 
 from schemas.base import SessionId, SystemName
-from schemas.lifecycle import Ended, SessionState, WithJob, WithTunnel
+from schemas.lifecycle import Ended, SessionState, WithTunnel
 from schemas.secrets import ServerProof
-from schemas.session import HpcPlace, ServerListening, SessionEvent, StartRequested, TunnelReady
+from schemas.session import HpcPlace, SessionEvent, StartRequested, TunnelReady
 from schemas.subjects import Subjects
 from services._runtime.clouds import CatalogueEntry, CloudSystem, PortForwardReach
 from services._runtime.connection import Broker
@@ -77,13 +77,13 @@ def _ways(system: CatalogueEntry, ports: PortRange) -> Ways:
     return DirectWays()
 
 
-def _target(server: ServerListening, state: SessionState | None) -> Target:
-    """Where a server listens, with the job that a state knows of."""
-    if not isinstance(state, WithJob) or not isinstance(state.request.place, HpcPlace):
+def _target(of: OpenTunnel | WithTunnel) -> Target:
+    """Where a session's server listens, and what the ways of some systems lead by."""
+    server, place = of.server, of.request.place
+    if not isinstance(place, HpcPlace):
         return Target(server.host, server.port)
-    place = state.request.place
-    identity = state.admission.site_identity or place.account
-    return Target(server.host, server.port, state.job, identity, place.account, place.project)
+    identity = of.admission.site_identity or place.account
+    return Target(server.host, server.port, of.job, identity, place.account, place.project)
 
 
 class TunnelerApp:
@@ -190,6 +190,8 @@ class TunnelerApp:
         way = self._open.get(session)
         if way is None:
             raise LostError("the tunneler has no way to this server")
+        if (way.address.host, way.address.port) != (state.tunnel.host, state.tunnel.port):
+            raise LostError("the way to this server is at another address than the hub was told")
         proof = await self._proof_of(session)
         try:
             await self._prove(way.address, state.request.base_url, proof)
@@ -213,9 +215,7 @@ class TunnelerApp:
             ) from error
         proof = await self._proof_of(request.session)
         try:
-            placed = self.sessions.view.get(request.session)
-            target = _target(server, placed.state if placed is not None else None)
-            way = await self._way(request, target, self._promised_port(request.session))
+            way = await self._way(request, _target(command), self._promised_port(request.session))
             await self._prove_soon(way, request, proof)
         except (LostError, WrongServerError) as error:
             self._bound(command, error)
@@ -256,7 +256,7 @@ class TunnelerApp:
         if not isinstance(state, WithTunnel):
             return
         try:
-            way = await self._way(request, _target(state.server, state), state.tunnel.port)
+            way = await self._way(request, _target(state), state.tunnel.port)
         except LostError as error:
             _log.warning("tunnel not restored", session=session, reason=str(error))
             return
@@ -274,8 +274,13 @@ class TunnelerApp:
             await self.sessions.consumer.record(moved)
 
     async def _way(self, request: StartRequested, target: Target, wanted_port: int) -> Way:
+        """Opens a way. Raises LostError, also where the session ended or went to another replica meanwhile."""
         way = await self._ways[request.system].open(request.session, target, wanted_port)
         self._open[request.session] = way
+        placed = self.sessions.view.get(request.session)
+        if placed is not None and self._is_over_here(placed.state):
+            await self._forget(request)
+            raise LostError("the session needs no way of this tunneler any more")
         return way
 
     def _promised_port(self, session: SessionId) -> int:
@@ -297,10 +302,14 @@ class TunnelerApp:
             self._promised.told(event.session, Address(after.tunnel.host, after.tunnel.port))
         elif isinstance(after, Ended):
             self._promised.over(after.request.session)
-        moved = isinstance(event, TunnelReady) and event.replica != self._settings.replica
-        over = isinstance(after, Ended) or (moved and isinstance(after, WithTunnel))
-        if over and isinstance(after, Ended | WithTunnel) and after.request.session in self._open:
+        if isinstance(after, Ended | WithTunnel) and after.request.session in self._open and self._is_over_here(after):
             self._spawn(self._forget(after.request))
+
+    def _is_over_here(self, state: SessionState) -> bool:
+        """Whether the session ended, or another replica leads to its server."""
+        if isinstance(state, WithTunnel):
+            return state.tunnel.replica != self._settings.replica
+        return isinstance(state, Ended)
 
     async def _keep_hub_lease(self, name: SystemName, lease: Lease) -> None:
         def changed(held: bool) -> None:

@@ -28,6 +28,7 @@ from schemas.session import (
     AnySessionEvent,
     ServerListening,
     SessionEvent,
+    StartAdmitted,
     StartRequested,
     StopRequested,
     TunnelLost,
@@ -43,6 +44,8 @@ class OpenTunnel(msgspec.Struct, frozen=True):
     """Lead to a session's server, prove that it is the one, and say where; `for_user` when somebody was in already."""
 
     request: StartRequested
+    admission: StartAdmitted
+    job: str
     server: ServerListening
     generation: int
     for_user: bool
@@ -63,10 +66,19 @@ FACTS: Mapping[type[Command], tuple[type[SessionEvent], ...]] = {OpenTunnel: (Tu
 def decide(state: SessionState, event: AnySessionEvent | None) -> list[Emit | Perform[Command]]:
     """The steps for a state. A tunnel that the state refused was built while another replica was faster."""
     match state:
-        case Listening(request=request, server=server, generation=generation):
-            return [Perform(OpenTunnel(request, server, generation + 1, for_user=False))]
-        case Interrupted(request=request, server=server, generation=generation):
-            return [Perform(OpenTunnel(request, server, generation + 1, for_user=True))]
+        case Listening() | Interrupted():
+            return [
+                Perform(
+                    OpenTunnel(
+                        state.request,
+                        state.admission,
+                        state.job,
+                        state.server,
+                        state.generation + 1,
+                        for_user=isinstance(state, Interrupted),
+                    )
+                )
+            ]
         case Reachable(request=request, tunnel=tunnel) | Ready(request=request, tunnel=tunnel):
             lost_the_race = isinstance(event, TunnelReady) and event.replica != tunnel.replica
             return [Perform(CloseTunnel(request))] if lost_the_race else []

@@ -60,6 +60,12 @@ async def logged_in(farlab: RunningFarlab, user: str) -> AsyncIterator[Page]:
         await browser.close()
 
 
+async def stop_on_home(page: Page) -> None:
+    """Stops the server on JupyterHub's own page, whose button does nothing until its script is there."""
+    await page.wait_for_function("window.jQuery && jQuery._data(document.querySelector('#stop'), 'events')?.click")
+    await page.click("#stop")
+
+
 async def test_a_researcher_starts_uses_and_stops_jupyterlab(farlab: RunningFarlab) -> None:
     async with logged_in(farlab, "ada") as page:
         await page.select_option("select[name=account]", "lovelace1")
@@ -83,7 +89,7 @@ async def test_a_researcher_starts_uses_and_stops_jupyterlab(farlab: RunningFarl
                 await asyncio.sleep(0.5)
 
         await page.goto(f"{farlab.url}hub/home")
-        await page.click("#stop")
+        await stop_on_home(page)
         await expect(page.locator("#start")).to_have_text(re.compile("Start My Server"), timeout=60_000)
     rows = [row for row in await asyncio.to_thread(farlab.farlab, "sessions") if row["user"] == "ada"]
     assert [(row["state"], row["outcome"]) for row in rows] == [("ended", "stopped")]
@@ -103,7 +109,7 @@ async def test_a_researcher_chooses_a_flavour_on_a_cloud(farlab: RunningFarlab) 
         await page.click("#spawn_form button[type=submit]")
         await page.wait_for_url("**/user/ben/lab**")
         await page.goto(f"{farlab.url}hub/home")
-        await page.click("#stop")
+        await stop_on_home(page)
         await expect(page.locator("#start")).to_have_text(re.compile("Start My Server"), timeout=60_000)
     rows = [row for row in await asyncio.to_thread(farlab.farlab, "sessions") if row["system"] == "demo-cloud"]
     assert [(row["state"], row["outcome"]) for row in rows] == [("ended", "stopped")]

@@ -64,6 +64,28 @@ def test_what_was_changed_on_its_way_is_refused(folder: Path, position: int) -> 
         vault.unseal(".".join(parts), Token)
 
 
+@pytest.mark.parametrize(
+    "epk",
+    [
+        {"kty": "OKP", "crv": "X25419", "x": "bA"},
+        {"kty": "OKP", "crv": [], "x": "bA"},
+        {"kty": 7},
+        {},
+        [],
+        "x",
+        1,
+        None,
+    ],
+)
+def test_a_header_that_names_no_key_is_refused(folder: Path, epk: object) -> None:
+    vault = Vault(MemoryBucket(), folder, "tunneler")
+    parts = vault.seal("tunneler", Token(CANARY)).split(".")
+    header = {"alg": "ECDH-ES", "enc": "A256GCM", "epk": epk}
+    parts[0] = base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
+    with pytest.raises(PermanentError, match="sealed-for-another"):
+        vault.unseal(".".join(parts), Token)
+
+
 @pytest.mark.parametrize("sealed", [b"", b"....", b"not sealed", b"\xff\x00", b"e30.e30.e30.e30.e30"])
 def test_what_was_never_sealed_is_refused(folder: Path, sealed: bytes) -> None:
     with pytest.raises(PermanentError, match="sealed-for-another"):

@@ -8,6 +8,7 @@ import ssl
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -216,15 +217,20 @@ async def test_a_killed_server_may_forget_a_start_but_calls_nothing_running_that
         assert not os.path.exists(f"/proc/{pid}")  # noqa: PTH110
         # What UNICORE/X did in its last tenths of a second is not on its disk: the job may be as before its start, or
         # be submitted once more.
-        async with asyncio.timeout(30):
-            while True:
-                report = await launcher.report(job, OWNER)
-                again = int(pid_file.read_text().strip() or pid)
-                if isinstance(report, Running) and again != pid and os.path.exists(f"/proc/{again}"):  # noqa: PTH110
-                    break
-                if isinstance(report, Inert) or (isinstance(report, Finished) and report.exit_code is None):
-                    break
-                await asyncio.sleep(0.05)
+        seen: list[str] = []
+        until = monotonic() + 90
+        while monotonic() < until:
+            report = await launcher.report(job, OWNER)
+            again = int(pid_file.read_text().strip() or pid)
+            if isinstance(report, Running) and again != pid and os.path.exists(f"/proc/{again}"):  # noqa: PTH110
+                break
+            if isinstance(report, Inert) or (isinstance(report, Finished) and report.exit_code is None):
+                break
+            if (said := f"{report}, process {pid} then {again}") not in seen:
+                seen.append(said)
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail(f"it never settled: {seen}")
         await launcher.delete(job, OWNER)
 
 

@@ -21,10 +21,11 @@ from schemas.subjects import Subjects
 from services._runtime.memory import MemoryBucket, MemoryLog
 from services._runtime.systems import SshReach
 from services._runtime.vault import Vault, make_keys
-from services._runtime.view import placed
+from services._runtime.view import Placed, placed
 from services.tunneler.app import TunnelerApp
 from services.tunneler.listening import PortRange
-from services.tunneler.port_forward import SshWays
+from services.tunneler.port_forward import LocalForward, SshWays
+from services.tunneler.ports import Address, Target, Ways
 from services.tunneler.proof import prove
 from services.tunneler.settings import TunnelerSettings
 from tests.support.catalogue import system
@@ -48,14 +49,17 @@ class Installation:
         (folder / "known_hosts").write_text(node.known_hosts)
         self.hub_vault = Vault(self.vault_bucket, folder / "keys", "hub-bridge")
 
-    def tunneler(self, replica: str = "one", **settings: float) -> TunnelerApp:
-        reach = SshReach(
+    def reach(self) -> SshReach:
+        return SshReach(
             login_nodes=[f"{self.node.configuration.host}:{self.node.port}"],
             user="farlab",
             key_file=str(self.folder / "id_ed25519"),
             known_hosts_file=str(self.folder / "known_hosts"),
             networks=["127.30.0.0/24"],
         )
+
+    def tunneler(self, replica: str = "one", ways: Ways | None = None, **settings: float) -> TunnelerApp:
+        reach = self.reach()
         chosen = TunnelerSettings(replica=replica, **{"check_seconds": 0.2, "reconcile_seconds": 0.1, **settings})  # type: ignore[arg-type]
         return TunnelerApp(
             log=self.log,
@@ -64,20 +68,20 @@ class Installation:
             subjects=SUBJECTS,
             stamp=stamp(f"tunneler-{replica}"),
             systems={NAME: msgspec.structs.replace(system(), reach=reach)},
-            ways={NAME: SshWays(reach, PortRange("127.0.0.1", (0, 0)))},
+            ways={NAME: ways or SshWays(reach, PortRange("127.0.0.1", (0, 0)))},
             prove=prove,
             settings=chosen,
             now=lambda: NOW,
         )
 
-    async def listening(self, story: Story) -> None:
+    async def listening(self, story: Story, port: int = 0) -> None:
         await self.hub_vault.put(story.session, "tunneler", HmacProof(key=KEY))
         for event in (
             story.requested(),
             story.admitted(),
             story.created(),
             story.submitted(),
-            story.listening(self.server.host, self.server.port),
+            story.listening(self.server.host, port or self.server.port),
         ):
             await self.append(event)
 
@@ -96,6 +100,32 @@ class Installation:
             while not condition(state := await self.state(session)):
                 await asyncio.sleep(0.01)
         return state
+
+
+class SlowWays(SshWays):
+    """Ways that are opened when `gate` is set."""
+
+    def __init__(self, reach: SshReach) -> None:
+        super().__init__(reach, PortRange("127.0.0.1", (0, 0)))
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+        self.opened: list[Address] = []
+
+    async def open(self, session: SessionId, target: Target, wanted_port: int) -> LocalForward:
+        self.asked.set()
+        await self.gate.wait()
+        way = await super().open(session, target, wanted_port)
+        self.opened.append(way.address)
+        return way
+
+
+async def answers(address: Address) -> bool:
+    """Whether somebody listens there."""
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 @asynccontextmanager
@@ -200,3 +230,43 @@ def test_a_tunneler_without_such_clouds_loads_no_kubernetes_client() -> None:
     asked = "import sys, services.tunneler.app; print('kubernetes' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+async def test_a_way_that_opens_when_its_session_is_over_is_closed_again(tmp_path: Path) -> None:
+    async with installation(tmp_path) as here:
+        story, ways = Story(), SlowWays(here.reach())
+        app = here.tunneler(ways=ways)
+        await app.start()
+        await here.listening(story, port=1)  # nothing answers there, so that no fact tells of the way
+        await ways.asked.wait()
+        await here.append(story.stop())
+        await here.append(story.ended())
+        async with asyncio.timeout(5):
+            while not isinstance(known := app.sessions.view.get(story.session), Placed) or not (
+                isinstance(known.state, Ended)
+            ):
+                await asyncio.sleep(0.01)
+        ways.gate.set()
+        async with asyncio.timeout(10):
+            while not ways.opened or await answers(ways.opened[0]):
+                await asyncio.sleep(0.01)
+        await app.close()
+
+
+async def test_a_way_at_another_address_than_the_hub_was_told_is_lost_and_told_anew(tmp_path: Path) -> None:
+    async with installation(tmp_path) as here:
+        story, ways = Story(), SlowWays(here.reach())
+        ways.gate.set()
+        app = here.tunneler(ways=ways)
+        await app.start()
+        await here.listening(story)
+        first = await here.until(story.session, lambda state: isinstance(state, Reachable))
+        assert isinstance(first, Reachable)
+        elsewhere = story.tunnel(generation=2, port=1)
+        await here.append(msgspec.structs.replace(elsewhere, replica="one"))
+        mended = await here.until(
+            story.session, lambda state: isinstance(state, Reachable) and state.tunnel.generation == 3
+        )
+        assert isinstance(mended, Reachable)
+        assert Address(mended.tunnel.host, mended.tunnel.port) == ways.opened[-1]
+        await app.close()

@@ -34,7 +34,7 @@ def test_a_server_without_a_tunnel_gets_one_of_the_next_generation(
     events: list[SessionEvent], generation: int, for_user: bool
 ) -> None:
     assert decide(state(events), None) == [
-        Perform(OpenTunnel(STORY.requested(), STORY.listening(), generation, for_user))
+        Perform(OpenTunnel(STORY.requested(), STORY.admitted(), "job-1", STORY.listening(), generation, for_user))
     ]
 
 

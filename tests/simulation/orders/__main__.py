@@ -65,7 +65,7 @@ def _many(first: int, seconds: float, processes: int) -> int:
 
 def _tell(seed: int) -> int:
     result = run(seed, trace=True)
-    print("\n".join(result.trace))
+    print("\n".join([*result.trace, *(f"VIOLATION {kind}: {what}" for kind, what in result.violations)]))
     print(f"seed {seed}: {result.steps} steps, {result.appends} events; again: make orders SEED={seed}")
     return 1 if result.violations else 0
 
