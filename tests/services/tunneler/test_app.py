@@ -237,8 +237,8 @@ async def test_a_way_that_opens_when_its_session_is_over_is_closed_again(tmp_pat
         story, ways = Story(), SlowWays(here.reach())
         app = here.tunneler(ways=ways)
         await app.start()
-        await here.listening(story, port=1)  # nothing answers there, so that no fact tells of the way
-        await ways.asked.wait()
+        await here.listening(story, port=1025)  # nothing answers there, so that no fact tells of the way
+        await asyncio.wait_for(ways.asked.wait(), 10)
         await here.append(story.stop())
         await here.append(story.ended())
         async with asyncio.timeout(5):
