@@ -43,6 +43,8 @@ from services.hub_bridge.sign_ins import SignIns
 
 ATTACHED_AS = "farlab_bridge"
 RETRY_SECONDS = 1.0
+ON_ITS_WAY_SECONDS = 5.0
+"""How long a hub waits before it clears away after its former life, of which something may still be on its way."""
 USED_NEWS = timedelta(seconds=20)
 """Activity that is no more recent than this is not worth a word."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -278,7 +280,7 @@ class Bridge:
             self._parts = _Parts(sessions, vault, broker.access, broker.activity, sign_ins, quotas, notices)
             sessions.watch(self._watch)
             self._open.set()
-            await _until_it_works(self.sweep)
+            self.begin(self._sweep_later())
             self._end_process(await broker.log.past_changed())
         finally:
             self._parts = None
@@ -317,6 +319,10 @@ class Bridge:
 
     async def _forget(self, session: SessionId) -> None:
         await _until_it_works(lambda: self.vault.forget(session))
+
+    async def _sweep_later(self) -> None:
+        await asyncio.sleep(ON_ITS_WAY_SECONDS)
+        await _until_it_works(self.sweep)
 
     async def sweep(self) -> None:
         """Deletes secrets of this hub's sessions that are over or never came to be: what a killed hub left behind."""

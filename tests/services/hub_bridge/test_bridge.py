@@ -18,6 +18,7 @@ from services._runtime.memory import MemoryBucket, MemoryLog
 from services._runtime.rpc import MemoryRpc
 from services._runtime.settings import Configuration, load
 from services._runtime.vault import Vault
+from services.hub_bridge import bridge as bridge_module
 from services.hub_bridge.bridge import Bridge
 from services.hub_bridge.secrets import HubSecrets, fingerprint, seal
 from tests.services.hub_bridge.installation import write_configuration
@@ -153,8 +154,10 @@ async def test_secrets_a_killed_hub_left_behind_go_and_those_of_others_stay(
 
 
 async def test_a_sweep_that_the_log_did_not_answer_is_tried_again(
-    configuration: Configuration, broker: MemoryBroker
+    configuration: Configuration, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bridge_module, "ON_ITS_WAY_SECONDS", 0.0)
+
     class AwayAtFirst(MemoryBucket):
         asked = 0
 
