@@ -24,7 +24,8 @@ from services._runtime.configuration import ConfigurationError
 
 SEND_SECONDS = 5.0
 
-_tracer = trace.get_tracer("farlab")
+_tracer: trace.Tracer | None = None
+"""None until spans are sent somewhere: most installations send none, and every event would pay for them."""
 
 
 class Traces(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,13 +54,17 @@ def start_traces(traces: Traces, service: str, installation: str) -> Callable[[]
     provider = TracerProvider(resource=Resource.create(who), shutdown_on_exit=False)
     exporter = OTLPSpanExporter(endpoint=traces.otlp_url, timeout=SEND_SECONDS)
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
+    global _tracer
+    _tracer = provider.get_tracer("farlab")
     return provider.shutdown
 
 
 @contextlib.contextmanager
 def handling(service: str, event: SessionEvent) -> Iterator[None]:
     """A span for what a service does with an event, under the span that its header names."""
+    if _tracer is None:
+        yield
+        return
     _, trace_id, span_id, _ = traceparent(event).split("-")
     parent = SpanContext(
         int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)
@@ -71,27 +76,33 @@ def handling(service: str, event: SessionEvent) -> Iterator[None]:
         "farlab.event": event_name(event),
     }
     under = trace.set_span_in_context(NonRecordingSpan(parent))
-    with _span(f"{service} handles {event_name(event)}", SpanKind.CONSUMER, attributes, under):
+    with _span(_tracer, f"{service} handles {event_name(event)}", SpanKind.CONSUMER, attributes, under):
         yield
 
 
 @contextlib.contextmanager
 def performing(command: object) -> Iterator[None]:
     """A span for what is carried out in the world, under what is being handled."""
+    if _tracer is None:
+        yield
+        return
     name = type(command).__name__
-    with _span(f"perform {name}", SpanKind.CLIENT, {"farlab.command": name}, None):
+    with _span(_tracer, f"perform {name}", SpanKind.CLIENT, {"farlab.command": name}, None):
         yield
 
 
 def note_append(event: SessionEvent) -> None:
     """Notes on the span that is under way that an event was appended: its own span is made from the log."""
-    trace.get_current_span().add_event(f"appended {event_name(event)}", {"farlab.span": traceparent(event)})
+    if _tracer is not None:
+        trace.get_current_span().add_event(f"appended {event_name(event)}", {"farlab.span": traceparent(event)})
 
 
 @contextlib.contextmanager
-def _span(name: str, kind: SpanKind, attributes: dict[str, str], under: Context | None) -> Iterator[None]:
+def _span(
+    tracer: trace.Tracer, name: str, kind: SpanKind, attributes: dict[str, str], under: Context | None
+) -> Iterator[None]:
     """A span that tells of an error its type alone: texts of errors may hold what no collector should see."""
-    with _tracer.start_as_current_span(
+    with tracer.start_as_current_span(
         name, under, kind, attributes, record_exception=False, set_status_on_exception=False
     ) as span:
         try:
