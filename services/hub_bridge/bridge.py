@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +37,7 @@ from services.hub_bridge.offer import Offer, offer
 from services.hub_bridge.progress import Message
 from services.hub_bridge.quotas import QuotaBoard
 from services.hub_bridge.secrets import SERVICE, HubSecrets
-from services.hub_bridge.sessions import Sessions
+from services.hub_bridge.sessions import ENDING, Sessions
 from services.hub_bridge.settings import HubBridgeSettings
 from services.hub_bridge.sign_ins import SignIns
 
@@ -301,7 +301,7 @@ class Bridge:
     def _watch(self, event: AnySessionEvent, state: SessionState) -> None:
         spawner = self._spawners.get(event.session)
         if isinstance(event, StartRequested) and event.session in self._disowned:
-            self.begin(self._withdraw(event))
+            self.begin(self.withdraw(event, "The start was given up because the event log did not answer."))
         if isinstance(state, Ended):
             self._used.pop(event.session, None)
             self.begin(self._forget(event.session))
@@ -310,8 +310,8 @@ class Bridge:
         elif isinstance(state, Ready) and isinstance(event, TunnelReady) and spawner is not None:
             self.begin(spawner.moved(event))
 
-    async def _withdraw(self, request: StartRequested) -> None:
-        reason = "The start was given up because the event log did not answer."
+    async def withdraw(self, request: StartRequested, reason: str) -> None:
+        """Asks in the hub's own name for the end of a session, until the log has taken it."""
         stop = StopRequested(
             hub=self.hub, system=request.system, session=request.session, by=f"hub {self.hub}", reason=reason
         )
@@ -342,9 +342,22 @@ class Bridge:
         except PermanentError:
             return False
 
-    def unattached(self) -> Iterable[tuple[SessionId, SessionState]]:
-        """The live sessions that no spawner of this hub holds."""
-        return [(id_, at.state) for id_, at in self.sessions.view.live() if id_ not in self._spawners]
+    async def unheld(self) -> AsyncIterator[StartRequested]:
+        """The live sessions of this hub that no spawner holds, then for ever those that appear.
+
+        What an earlier life of the hub asked for may come into the log when this one has long read it.
+        """
+        found: asyncio.Queue[StartRequested] = asyncio.Queue()
+        self.sessions.watch(lambda event, _: found.put_nowait(event) if isinstance(event, StartRequested) else None)
+        for _, at in self.sessions.view.live():
+            if not isinstance(at.state, NotStarted):
+                found.put_nowait(at.state.request)
+        while True:
+            request = await found.get()
+            state = self.sessions.state(request.session)
+            held = request.session in self._spawners or request.session in self._disowned
+            if not held and not isinstance(state, NotStarted | Ended | ENDING):
+                yield request
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -89,8 +89,13 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
 
     @property
     def bridge(self) -> Bridge:
-        """The hub's side of the event log, shared by all spawners."""
-        return Bridge.of(self.user.settings, Path(self.farlab_config))
+        """The hub's side of the event log, shared by all spawners. The first one to ask begins `take_up`."""
+        settings = self.user.settings
+        bridge = Bridge.of(settings, Path(self.farlab_config))
+        if HALF_STARTED not in settings:
+            settings[HALF_STARTED] = []
+            bridge.begin(take_up(bridge, settings["app"], settings[HALF_STARTED]))
+        return bridge
 
     @property
     def ready(self) -> bool:
@@ -112,17 +117,18 @@ class FarlabSpawner(Spawner):  # type: ignore[misc]
         if not state.get("session"):
             return
         self._token_row = state.get("token_id")
-        waiting: list[FarlabSpawner] | None = self.user.settings.get(HALF_STARTED)
-        if waiting is None:
-            waiting = self.user.settings[HALF_STARTED] = []
-            self.bridge.begin(take_up(self.bridge, self.user.settings["app"], waiting))
+        self.bridge  # noqa: B018 - a hub that starts again takes up what goes on, before anybody comes
         if state.get("reached"):
             self._known(SessionId(state["session"]))
             self._reached = True
         else:
             self.half_started_token = self._token_row
             records.forget_half_start(self)
-            waiting.append(self)
+            self.user.settings[HALF_STARTED].append(self)
+
+    def holds(self, session: SessionId) -> bool:
+        """Whether this is the session's spawner."""
+        return self._session == session
 
     def clear_state(self) -> None:
         """Before a start and after a stop."""

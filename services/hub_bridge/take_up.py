@@ -10,12 +10,9 @@ import structlog
 from jupyterhub.handlers.base import BaseHandler
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 
-from schemas.base import SessionId
-from schemas.lifecycle import Ended, NotStarted
 from schemas.session import StartRequested
 from services.hub_bridge import records
 from services.hub_bridge.bridge import Bridge
-from services.hub_bridge.sessions import ENDING
 
 AGAIN_SECONDS = 5.0
 
@@ -23,7 +20,7 @@ _log = structlog.get_logger("farlab.hub_bridge")
 
 
 async def take_up(bridge: Bridge, app: Any, half_started: list[Any]) -> None:
-    """Spawns again every live session of this hub that no spawner holds; the spawner then re-attaches by itself.
+    """Spawns again, for ever, every live session of this hub that no spawner holds; the spawner then re-attaches.
 
     `half_started` are the spawners whose start a hub that is gone had not finished; those whose session is over are
     cleared. A session whose user or server JupyterHub does not know stays as it is: starting that server re-attaches.
@@ -34,14 +31,14 @@ async def take_up(bridge: Bridge, app: Any, half_started: list[Any]) -> None:
         live = bridge.sessions.live(spawner.user.name, spawner.name)
         if live is None and not spawner.active:
             records.forget_session(spawner, spawner.half_started_token)
-    for session, state in bridge.unattached():
-        if not isinstance(state, NotStarted | Ended | ENDING):
-            bridge.begin(_spawn_again(bridge, app, session, state.request))
-            await asyncio.sleep(0)  # JupyterHub takes some 20 ms to begin a spawn: let others in between
+    async for request in bridge.unheld():
+        bridge.begin(_spawn_again(bridge, app, request))
+        await asyncio.sleep(0)  # JupyterHub takes some 20 ms to begin a spawn: let others in between
 
 
-async def _spawn_again(bridge: Bridge, app: Any, session: SessionId, request: StartRequested) -> None:
+async def _spawn_again(bridge: Bridge, app: Any, request: StartRequested) -> None:
     """Begins the spawn as if its user had pressed Start; tries again while the hub is full or the log away."""
+    session = request.session
     user = app.users.get(request.user)
     if user is None or request.server_name not in user.orm_spawners:
         _log.warning(
@@ -53,6 +50,8 @@ async def _spawn_again(bridge: Bridge, app: Any, session: SessionId, request: St
     while bridge.sessions.live(request.user, request.server_name) == session:
         spawner = user.get_spawner(request.server_name, replace_failed=True)
         if spawner.active:
+            if not spawner.holds(session):
+                await bridge.withdraw(request, "Its server was started again before its own start came into the log.")
             return
         try:
             await _handler(app, request).spawn_single_user(user, request.server_name, spawner.display_name)

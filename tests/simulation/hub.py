@@ -88,9 +88,13 @@ class Hub:
             half_started = record.session is not None and not record.reached and server not in self.spawners
             if half_started and self.bridge.sessions.live(*server) is None:
                 self.world.servers[server] = Record()
-        for _session, state in self.bridge.unattached():
-            if not isinstance(state, NotStarted | Ended | ENDING):
-                self.press_start((state.request.user, state.request.server_name))
+        async for request in self.bridge.unheld():
+            server = (request.user, request.server_name)
+            spawner = self.spawner(server)
+            if spawner.starting is None and not spawner.stopping and not spawner.reached:
+                self.press_start(server)
+            elif spawner.session != request.session:
+                self.bridge.begin(self.bridge.withdraw(request, "started again"))
 
     def spawner(self, server: Server) -> Spawner:
         if server not in self.spawners:

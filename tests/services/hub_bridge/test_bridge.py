@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from services._runtime.vault import Vault
 from services.hub_bridge import bridge as bridge_module
 from services.hub_bridge.bridge import Bridge
 from services.hub_bridge.secrets import HubSecrets, fingerprint, seal
+from services.hub_bridge.sessions import ENDING
 from tests.services.hub_bridge.installation import write_configuration
 from tests.services.hub_bridge.others import give_access
 from tests.services.hub_bridge.test_sessions import tell, up_to_tunnel
@@ -135,6 +137,24 @@ async def test_a_spawner_hears_of_moves_once_its_user_is_in_and_of_the_end(
     assert await spawner.told.get() == "ended"
     while await bridge.vault.names():
         await asyncio.sleep(0)
+    await bridge.close()
+
+
+async def test_sessions_that_no_spawner_holds_are_found_also_when_they_come_late(
+    configuration: Configuration, broker: MemoryBroker
+) -> None:
+    there, held, ending, late, own, disowned = (Story(server_name=str(number)) for number in range(6))
+    await tell(broker.log, there.requested(), held.requested(), ending.requested(), ending.stop())
+    bridge = await _bridge(configuration, broker)
+    for each in (held, own):
+        bridge.attach(each.session, SimpleNamespace())  # type: ignore[arg-type]
+    bridge.disown(disowned.requested())
+    unheld = bridge.unheld()
+    assert (await anext(unheld)).session == there.session
+    await tell(broker.log, own.requested(), disowned.requested(), late.requested())
+    assert (await asyncio.wait_for(anext(unheld), 5)).session == late.session
+    await bridge.withdraw(late.requested(), "nobody wants it")
+    assert isinstance(bridge.sessions.state(late.session), ENDING)
     await bridge.close()
 
 

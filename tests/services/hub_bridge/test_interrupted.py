@@ -12,7 +12,7 @@ from schemas.lifecycle import Stopping
 from services._runtime.settings import Configuration
 from services.hub_bridge import spawner as module
 from services.hub_bridge.bridge import ATTACHED_AS
-from services.hub_bridge.spawner import FarlabSpawner
+from services.hub_bridge.spawner import HALF_STARTED, FarlabSpawner
 from tests.services.hub_bridge.test_bridge import MemoryBroker, _bridge, broker, configuration
 from tests.services.hub_bridge.test_sessions import tell, up_to_tunnel
 from tests.support.samples import Story
@@ -32,7 +32,7 @@ async def test_an_interrupted_start_is_stopped_unless_it_was_started_again(
     bridge = await _bridge(configuration, broker)
     story = Story(server_name="lab")
     await tell(broker.log, *up_to_tunnel(story))
-    user = SimpleNamespace(name="ada", settings={ATTACHED_AS: bridge})
+    user = SimpleNamespace(name="ada", settings={ATTACHED_AS: bridge, HALF_STARTED: []})
     spawner = FarlabSpawner(user=user, orm_spawner=SimpleNamespace(name="lab", server=None))
     begun = asyncio.Event()
 
