@@ -7,147 +7,135 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import asyncssh
-
 from services._runtime.systems import DirectReach, Job, Partition, SlurmSite, System
 from services.hpc_launcher.login_node import farlab_slurm
+from tests.real import machine
+from tests.real.openssh.sshd import Sshd
 
-TOOLS = ("slurmctld", "slurmd", "munged", "sshd", "sbatch", "useradd")
+TOOLS = ("slurmctld", "slurmd", "munged", "sshd", "sbatch")
 ACCOUNT = "farlabtest"
-READY_SECONDS = 30.0
+TUNNELS = "farlabtunnel"
+"""The account whose key opens tunnels and nothing else."""
+NODE = "127.30.0.42"
+"""The address that servers on the compute node listen on."""
 
 
 def missing() -> str:
     """Which tools or rights this machine lacks, or nothing."""
-    if os.geteuid() != 0:
-        return "root"
-    return ", ".join(tool for tool in TOOLS if shutil.which(tool) is None)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    return machine.missing(*TOOLS)
 
 
 class RealSlurm:
-    """The running site. `root` must be a folder that every account may pass through."""
+    """The running site. `root` must be a folder that every account may pass through; the accounts are there."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.ports = {name: free_port() for name in ("ctld", "slurmd", "sshd")}
+        self.view = machine.View(root, [Path(sys.prefix), Path(sys.base_prefix)])
+        self.jobs = self.view.make_home(ACCOUNT) / ".farlab" / "jobs"
+        self.ports = {name: machine.free_port() for name in ("ctld", "slurmd")}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.conf = root / "slurm.conf"
-        self.socket = root / "munge" / "munge.sock"
-        self.made_account = False
+        self.login_conf = root / "login.conf"
+        self.sshd = Sshd(root, [ACCOUNT, TUNNELS], settings={"MaxSessions": "4"}, prefix=self.view.inside())
+        self.service_key, self.tunnel_key = root / "service_key", root / "tunnel_key"
 
     def begin(self) -> None:
         """Starts everything and waits until the node is idle."""
-        if not any(each.pw_name == ACCOUNT for each in pwd.getpwall()):
-            subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", "--password", "*", ACCOUNT], check=True)
-            self.made_account = True
-        self._munge()
+        self.munge("munge")
         self._slurm()
-        self._sshd()
-        self.until(lambda: b"idle" in self.slurm("sinfo", "--noheader", "--format=%T"))
+        command = self.root / "farlab_slurm"
+        shutil.copy(farlab_slurm.__file__, command)
+        command.chmod(0o755)
+        # The site's address of its own configuration; a real login node has it at /etc/slurm.
+        forced = f"SLURM_CONF={self.login_conf} {command}"
+        self.sshd.authorize(ACCOUNT, f'restrict,command="{forced}"', self.service_key.name)
+        self.sshd.authorize(TUNNELS, f'restrict,port-forwarding,permitopen="{NODE}:*"', self.tunnel_key.name)
+        self.sshd.start()
+        self.until_idle()
 
     def end(self) -> None:
         """Ends everything, the jobs first."""
         with contextlib.suppress(subprocess.CalledProcessError, AssertionError):
             self.slurm("scancel", f"--user={ACCOUNT}")
-            self.until(lambda: not self.slurm("squeue", "--noheader").strip())
-        for process in reversed(self.processes.values()):
-            process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if self.made_account:
-            subprocess.run(["userdel", "--remove", ACCOUNT], stderr=subprocess.DEVNULL, check=False)
+            machine.until(lambda: not self.slurm("squeue", "--noheader").strip(), self.logs)
+        self.sshd.end()
+        for name in reversed(list(self.processes)):
+            self.stop(name)
+        self.view.end()
 
     def slurm(self, *command: str) -> bytes:
         """What one of Slurm's commands says to root."""
         environment = {**os.environ, "SLURM_CONF": str(self.conf)}
-        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=30).stdout
+        return subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=30
+        ).stdout
 
-    def until(self, holds: object) -> None:
-        """Waits for a condition."""
-        ends = time.monotonic() + READY_SECONDS
-        while True:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                if holds():  # type: ignore[operator]
-                    return
-            assert time.monotonic() < ends, "the Slurm site is not ready: " + self.logs()
-            time.sleep(0.1)
+    def until_idle(self) -> None:
+        """Waits until the node takes jobs."""
+        machine.until(lambda: b"idle" in self.slurm("sinfo", "--noheader", "--format=%T"), self.logs)
 
     def logs(self) -> str:
         """The last lines that its programs wrote."""
         return "\n".join(each.read_text(errors="replace")[-1500:] for each in self.root.glob("*.log"))
 
-    def run(self, name: str, command: list[str]) -> None:
+    def run(self, name: str, *command: str) -> None:
         """Starts a program of the site in the foreground of its own."""
         with (self.root / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command,
+                self.view.inside(*command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "SLURM_CONF": str(self.conf)},
+                cwd="/",
             )
 
-    def stop(self, name: str) -> None:
-        """Ends one program in order."""
+    def stop(self, name: str, by: signal.Signals = signal.SIGTERM) -> None:
+        """Ends one program, in order or not."""
         process = self.processes.pop(name)
-        process.terminate()
-        process.wait()
-
-    def kill_connections(self) -> None:
-        """Kills what serves the open SSH connections, as a reboot of the login node does."""
-        command = ["pgrep", "--parent", str(self.processes["sshd"].pid)]
-        for each in subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split():
-            os.kill(int(each), 9)
+        process.send_signal(by)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def controller(self) -> None:
         """Starts the controller."""
-        self.run("slurmctld", ["slurmctld", "-D", "-f", str(self.conf)])
+        self.run("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
 
-    def _munge(self) -> None:
-        folder = self.root / "munge"
-        folder.mkdir(mode=0o755)
-        key = folder / "munge.key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o600)
-        self.run(
-            "munged",
-            [
-                "munged",
-                "--foreground",
-                "--force",
-                f"--socket={self.socket}",
-                f"--key-file={key}",
-                f"--pid-file={folder}/pid",
-                f"--log-file={folder}/log",
-                f"--seed-file={folder}/seed",
-            ],
-        )
-        self.until(self.socket.exists)
+    def munge(self, name: str) -> Path:
+        """Starts a munge with a key and socket of its own, those it had before if it had any; its socket."""
+        folder = self.root / name
+        folder.mkdir(mode=0o755, exist_ok=True)
+        key, at = folder / "munge.key", folder / "munge.sock"
+        if not key.exists():
+            key.write_bytes(os.urandom(128))
+            key.chmod(0o600)
+        at.unlink(missing_ok=True)
+        files = [f"--{what}-file={folder}/{what}" for what in ("pid", "log", "seed")]
+        self.run(name, "munged", "--foreground", "--force", f"--socket={at}", f"--key-file={key}", *files)
+        machine.until(at.exists, self.logs)
+        return at
+
+    def trust_on_login_node(self, munge: Path) -> None:
+        """Lets Slurm's commands on the login node use this munge."""
+        at = f"socket={self.root}/munge/munge.sock"
+        self.login_conf.write_text(self.conf.read_text().replace(at, f"socket={munge}"))
 
     def _slurm(self) -> None:
         for name in ("state", "spool"):
             (self.root / name).mkdir(mode=0o755)
         host = socket.gethostname().split(".")[0]
+        munge = self.root / "munge" / "munge.sock"
         lines = {
             "ClusterName": "farlab",
             "SlurmctldHost": f"{host}(127.0.0.1)",
@@ -155,7 +143,7 @@ class RealSlurm:
             "SlurmctldPort": self.ports["ctld"],
             "SlurmdPort": self.ports["slurmd"],
             "AuthType": "auth/munge",
-            "AuthInfo": f"socket={self.socket}",
+            "AuthInfo": f"socket={munge}",
             "StateSaveLocation": self.root / "state",
             "SlurmdSpoolDir": self.root / "spool",
             "SlurmctldPidFile": self.root / "ctld.pid",
@@ -172,38 +160,15 @@ class RealSlurm:
             "KillWait": 1,
             "EnforcePartLimits": "ALL",
             "NodeName": f"{host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN",
-            "PartitionName": f"batch Nodes={host} Default=YES MaxTime=60 State=UP OverSubscribe=FORCE:16",
         }
-        self.conf.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
+        partition = f"Nodes={host} MaxTime=60 State=UP OverSubscribe=FORCE:16"
+        partitions = (
+            f"PartitionName=batch {partition} Default=YES\nPartitionName=members {partition} AllowAccounts=ztrain\n"
+        )
+        self.conf.write_text("".join(f"{key}={value}\n" for key, value in lines.items()) + partitions)
+        self.trust_on_login_node(munge)
         self.controller()
-        self.run("slurmd", ["slurmd", "-D", "-f", str(self.conf), "-N", host])
-
-    def _sshd(self) -> None:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        host_key, service_key = (
-            asyncssh.generate_private_key("ssh-ed25519"),
-            asyncssh.generate_private_key("ssh-ed25519"),
-        )
-        host_key.write_private_key(str(self.root / "host_key"))
-        (self.root / "host_key").chmod(0o600)
-        service_key.write_private_key(str(self.root / "service_key"))
-        (self.root / "service_key").chmod(0o600)
-        public = host_key.export_public_key().decode().strip()
-        (self.root / "known_hosts").write_text(f"[127.0.0.1]:{self.ports['sshd']} {public}\n")
-        command = self.root / "farlab_slurm"
-        shutil.copy(farlab_slurm.__file__, command)
-        command.chmod(0o755)
-        # The site's address of its own configuration; a real login node has it at /etc/slurm.
-        forced = f"SLURM_CONF={self.conf} {command}"
-        keys = self.root / "authorized_keys"
-        keys.write_text(f'restrict,command="{forced}" {service_key.export_public_key().decode()}')
-        config = self.root / "sshd_config"
-        config.write_text(
-            f"Port {self.ports['sshd']}\nListenAddress 127.0.0.1\nHostKey {self.root}/host_key\n"
-            f"PidFile {self.root}/sshd.pid\nAuthorizedKeysFile {keys}\nPasswordAuthentication no\nUsePAM no\n"
-            f"StrictModes no\nAllowUsers {ACCOUNT}\nMaxSessions 4\n"
-        )
-        self.run("sshd", [str(shutil.which("sshd")), "-D", "-e", "-f", str(config)])
+        self.run("slurmd", "slurmd", "-D", "-f", str(self.conf), "-N", host)
 
 
 def system(site: RealSlurm) -> System:
@@ -212,25 +177,26 @@ def system(site: RealSlurm) -> System:
         title="Real Slurm",
         name="real",  # type: ignore[arg-type]
         site=SlurmSite(
-            login_nodes=[f"127.0.0.1:{site.ports['sshd']}"],
-            key_file=str(site.root / "service_key"),
-            known_hosts_file=str(site.root / "known_hosts"),
+            login_nodes=[site.sshd.node],
+            key_file=str(site.service_key),
+            known_hosts_file=str(site.sshd.known_hosts),
             query_account=ACCOUNT,
             poll_seconds=0.1,
             requests_per_second=200.0,
         ),
         reach=DirectReach(networks=["127.0.0.0/8"]),
         job=Job(python=sys.executable),
-        partitions={"batch": Partition()},
+        partitions={"batch": Partition(), "members": Partition()},
     )
 
 
 @contextlib.contextmanager
 def real_slurm(root: Path) -> Iterator[RealSlurm]:
     """The site, for as long as the context lasts."""
-    site = RealSlurm(root)
-    try:
-        site.begin()
-        yield site
-    finally:
-        site.end()
+    with machine.account(ACCOUNT), machine.account(TUNNELS, "/usr/sbin/nologin"):
+        site = RealSlurm(root)
+        try:
+            site.begin()
+            yield site
+        finally:
+            site.end()

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import asyncssh
 import msgspec
@@ -18,29 +14,12 @@ from schemas.session import Resources
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import Finished, Gone, Inert, JobDescription, Marks, Owner, Running, Site, Unknown
-from tests.real.slurm.site import ACCOUNT, RealSlurm, missing, real_slurm, system
+from tests.real.slurm.conftest import REAL
+from tests.real.slurm.site import ACCOUNT, RealSlurm, system
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.xdist_group("slurm"),
-    pytest.mark.skipif(
-        bool(missing()) and not os.environ.get("FARLAB_NO_SKIPS"),
-        reason=f"needs {missing()}; `.ci/run` takes them from Debian's slurm-wlm, munge and openssh-server, as root",
-    ),
-]
+pytestmark = REAL
 OWNER = Owner(ACCOUNT, ACCOUNT, "")
 SERVES = "echo begun; echo oops >&2; while [ ! -e end ]; do sleep 0.1; done; exit $(cat end)\n"
-
-
-@pytest.fixture(scope="module")
-def real() -> Iterator[RealSlurm]:
-    root = Path(tempfile.mkdtemp(prefix="farlab-slurm-"))
-    root.chmod(0o755)
-    try:
-        with real_slurm(root) as site:
-            yield site
-    finally:
-        shutil.rmtree(root)
 
 
 def marks(number: int) -> Marks:
@@ -83,7 +62,7 @@ async def test_a_job_lives_and_its_secrets_are_its_owners(real: RealSlurm) -> No
         assert [each.session for each in await site.tagged_jobs("test", OWNER, [])] == [marks(1).session]
         assert list(await site.tagged_jobs("test", OWNER, [job])) == []
         await site.stage(job, {"secret.json": b"canary-4711"}, OWNER)
-        folder = Path(f"~{ACCOUNT}/.farlab/jobs").expanduser() / job.partition("@")[2]
+        folder = real.jobs / job.partition("@")[2]
         assert ((folder / "secret.json").stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
         assert b"canary" not in real.slurm("scontrol", "show", "job")
         await site.start(job, OWNER)
@@ -126,7 +105,7 @@ async def test_a_running_job_is_aborted_and_one_nobody_knows_is_gone(real: RealS
 
 async def test_what_slurm_refuses_is_said_and_leaves_no_folder(real: RealSlurm) -> None:
     site = site_of(system(real))
-    folder = Path(f"~{ACCOUNT}/.farlab/jobs").expanduser()
+    folder = real.jobs
     try:
         for asked in (description(4, runtime_seconds=7200), description(4, nodes=50)):
             with pytest.raises(PermanentError) as refused:
@@ -185,10 +164,10 @@ async def test_without_controller_a_job_is_unknown_and_not_ended(real: RealSlurm
 async def test_the_key_opens_nothing_but_the_command(real: RealSlurm) -> None:
     async with asyncssh.connect(
         "127.0.0.1",
-        real.ports["sshd"],
+        real.sshd.port,
         username=ACCOUNT,
-        client_keys=[str(real.root / "service_key")],
-        known_hosts=str(real.root / "known_hosts"),
+        client_keys=[str(real.service_key)],
+        known_hosts=str(real.sshd.known_hosts),
         config=None,
     ) as connection:
         said = await connection.run("cat /etc/passwd", input='{"verb": "shell"}')
@@ -208,7 +187,7 @@ async def test_a_connection_that_was_killed_is_made_again(real: RealSlurm) -> No
     site = site_of(system(real))
     try:
         await site.certificate(fresh=True)
-        real.kill_connections()
+        real.sshd.kill_connections()
         await eventually(lambda: _answers(site))
     finally:
         await site.close()
