@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from random import Random
 
 from schemas.base import SessionId
+from schemas.lifecycle import Ended
 from schemas.session import TunnelReady
 from services._runtime.log import Recorded, Stream
 from services.accounts.settings import Quota
+from services.hub_bridge.sessions import ENDING
 from services.tunneler.ports import Address
 from tests.simulation import parts
 from tests.simulation.broker import Broker
@@ -178,9 +180,13 @@ class World:
         return running if process.awake and isinstance(running, Hub) and running.up else None
 
     def press_all_stops(self) -> bool:
-        """Every user stops every server that is there. Whether the hub was there to be asked."""
+        """Every user stops every server that is there. Whether the hub was there to be asked, and knew them all."""
         hub = self._hub()
         if hub is None:
+            return False
+        held = {spawner.session for spawner in hub.spawners.values()}
+        goes_on = [id_ for id_, state in self.invariants.states.items() if not isinstance(state, Ended | ENDING)]
+        if not held.issuperset(goes_on):
             return False
         for server, spawner in list(hub.spawners.items()):
             if spawner.session is not None or spawner.starting is not None:
