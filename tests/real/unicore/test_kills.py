@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -275,11 +276,17 @@ async def test_no_second_job_and_no_orphan_whoever_is_killed_at_whatever_step(
     seconds = {session: jobs & gate.started for session, jobs in gate.created.items() if len(jobs & gate.started) > 1}
     outcomes = sorted(end.end.outcome for end in ends if isinstance(end, Ended))
     served = sum(isinstance(state, Listening) for state in states)
+    reasons = Counter(
+        end.end.reason[:120]
+        for state, end in zip(states, ends, strict=True)
+        if isinstance(state, Ended) and isinstance(end, Ended)
+    )
     with capsys.disabled():
         print(  # noqa: T201
             f"\nkill rounds ({program.name}): {len(killed)} rounds, {killed.count('launcher')} of the launcher and "
             f"{killed.count('site')} of the site; {served} of {len(stories)} served, the others ended with a reason; "
-            f"second jobs: {len(seconds)}; orphans: {len(orphans)}"
+            f"second jobs: {len(seconds)}; orphans: {len(orphans)}",
+            *(f"\n  {count} not served: {reason}" for reason, count in reasons.items()),
         )
     assert len(killed) == len(stories) == 20
     assert seconds == {}
