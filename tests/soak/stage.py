@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +34,7 @@ from tests.support.broker import NatsServer
 from tests.support.samples import Story, stamp
 
 SUBJECTS = Subjects()
+NOWHERE_ELSE: Mapping[str, Sequence[str]] = {}
 SERVICES = ("accounts", "hpc-launcher", "tunneler")
 CONFIGURATION = """
 [installation]
@@ -68,8 +69,8 @@ max_nodes = 4
 class Stage:
     """The running parts."""
 
-    def __init__(self, folder: Path, broker: NatsServer) -> None:
-        self.folder, self.broker = folder, broker
+    def __init__(self, folder: Path, broker: NatsServer, inside: Mapping[str, Sequence[str]]) -> None:
+        self.folder, self.broker, self._inside = folder, broker, inside
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.log: JetStreamLog
         self.vault: Vault
@@ -78,6 +79,7 @@ class Stage:
     async def start_service(self, service: str) -> None:
         """Starts one; returns when it is ready."""
         process = self.processes[service] = await asyncio.create_subprocess_exec(
+            *self._inside.get(service, ()),
             *(sys.executable, "-m", "tests.soak.parts", service, str(self.folder / "farlab.toml")),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -156,11 +158,19 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(folder: Path, store: Path | None = None) -> AsyncIterator[Stage]:
-    """Everything, ready. `store` is where the broker keeps its files, if not in the folder."""
+async def stage(
+    folder: Path,
+    store: Path | None = None,
+    host: str = "127.0.0.1",
+    inside: Mapping[str, Sequence[str]] = NOWHERE_ELSE,
+) -> AsyncIterator[Stage]:
+    """Everything, ready. `store` is where the broker keeps its files, if not in the folder; `host` where it listens.
+
+    `inside` is what the commands of some services begin with, which runs them in a network of their own.
+    """
     view.ENDED_KEPT = KEPT
     async with AsyncExitStack() as stack:
-        broker = NatsServer(store or folder)
+        broker = NatsServer(store or folder, host=host)
         await broker.start()
         stack.callback(lambda: broker.stop(signal.SIGKILL))
         (folder / "systems").mkdir()
@@ -175,7 +185,7 @@ async def stage(folder: Path, store: Path | None = None) -> AsyncIterator[Stage]
             broker.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=away, pending_size=2**24
         )
         stack.push_async_callback(client.close)
-        here = Stage(folder, broker)
+        here = Stage(folder, broker, inside)
         here.log = JetStreamLog(client, SUBJECTS)
         await topology.apply(here.log.js, SUBJECTS, Retention())
         here.vault = Vault(JetStreamBucket(here.log.js, SUBJECTS, "vault"), folder / "keys", "hub-bridge")

@@ -15,7 +15,7 @@ from pathlib import Path
 from services.operator_cli.supervisor import dying_with
 
 CONFIGURATION = """
-listen: "127.0.0.1:{port}"
+listen: "{host}:{port}"
 ports_file_dir: "{folder}"
 server_name: "test"
 jetstream {{ store_dir: "{folder}/jetstream", sync_interval: {sync}, max_memory_store: 64MB, max_file_store: 4GB }}
@@ -25,8 +25,9 @@ jetstream {{ store_dir: "{folder}/jetstream", sync_interval: {sync}, max_memory_
 class NatsServer:
     """One server, that can be killed and started again on the same port and files."""
 
-    def __init__(self, folder: Path, sync: str = "always") -> None:
+    def __init__(self, folder: Path, sync: str = "always", host: str = "127.0.0.1") -> None:
         self.folder = folder
+        self.host = host
         self.sync = sync
         self.port = -1
         self.process: subprocess.Popen[bytes] | None = None
@@ -34,12 +35,14 @@ class NatsServer:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Starts the server; returns when its port is known."""
         configuration = self.folder / "nats.conf"
-        configuration.write_text(CONFIGURATION.format(port=self.port, folder=self.folder, sync=self.sync))
+        configuration.write_text(
+            CONFIGURATION.format(host=self.host, port=self.port, folder=self.folder, sync=self.sync)
+        )
         for stale in self.folder.glob("*.ports"):
             stale.unlink()
         with (self.folder / "nats.log").open("ab") as log:

@@ -53,18 +53,23 @@ async def unicore_site(folder: Path, *, queue_seconds: float = 0.05, **changes: 
         yield site
 
 
-@asynccontextmanager
-async def login_node(folder: Path, **changes: object) -> AsyncIterator[LoginNode]:
-    """A login node that lets `folder/id_ed25519` in and reaches 127.0.0.0/8."""
+def client_key(folder: Path) -> str:
+    """The public key of `folder/id_ed25519`, made where there is none."""
     key_file = folder / "id_ed25519"
     if not key_file.exists():
         key = asyncssh.generate_private_key("ssh-ed25519")
         key_file.touch(mode=0o600)
         key_file.write_bytes(key.export_private_key())
         (folder / "id_ed25519.pub").write_bytes(key.export_public_key())
+    return (folder / "id_ed25519.pub").read_text()
+
+
+@asynccontextmanager
+async def login_node(folder: Path, **changes: object) -> AsyncIterator[LoginNode]:
+    """A login node that lets `folder/id_ed25519` in and reaches 127.0.0.0/8."""
     values: dict[str, object] = {
         "folder": str(folder / "login"),
-        "authorized_keys": [(folder / "id_ed25519.pub").read_text()],
+        "authorized_keys": [client_key(folder)],
         "networks": ["127.0.0.0/8"],
         **changes,
     }
