@@ -83,6 +83,7 @@ class SlurmSite(
     qos: dict[str, Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]] = {}
     requests_per_second: Positive = 20.0
     concurrent_requests: PositiveInt = 8
+    connect_seconds: Positive = 5.0
     timeout_seconds: Positive = 40.0
     poll_seconds: Positive = 2.0
     longest_poll_seconds: Positive = 60.0
@@ -216,6 +217,7 @@ def load_system(file: Path) -> System:
     _check_partitions(system, file)
     _check_grants(system, file)
     _check_reservations(system, file)
+    _check_qos(system, file)
     check_networks(system.reach.networks, file)
     if isinstance(system.reach, UnicoreReach) and not isinstance(system.site, UnicoreSite):
         raise ConfigurationError(f'{file}: reach = "unicore" needs a UNICORE site; take reach = "ssh" or "direct"')
@@ -313,6 +315,14 @@ def _check_reservations(system: System, file: Path) -> None:
                     f"{file}: reservations.{name}.partitions = {partition!r}: not a partition; there are: "
                     f"{', '.join(system.partitions)}"
                 )
+
+
+def _check_qos(system: System, file: Path) -> None:
+    for name in system.site.qos if isinstance(system.site, SlurmSite) else ():
+        if name not in system.partitions:
+            raise ConfigurationError(
+                f"{file}: site.qos.{name}: not a partition; there are: {', '.join(system.partitions)}"
+            )
 
 
 def _keyed(grants: dict[str, list[str]]) -> list[tuple[str, list[str]]]:

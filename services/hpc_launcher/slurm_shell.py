@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
-import stat
-from collections import OrderedDict, defaultdict
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import asyncssh
 import msgspec
 
-from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.systems import SlurmSite
 from services.hpc_launcher.limits import Breaker, Limiter
+from services.hpc_launcher.login_nodes import SILENT, LoginNodes, NodesAwayError
 
-CONNECTIONS_KEPT = 64
-MOST_ANSWER_BYTES = 64 * 1024 * 1024
-COMMAND = "farlab-slurm"
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 _AWAY = {
     "scheduler-away": "its Slurm controller does not answer",
@@ -36,7 +29,7 @@ class NoSuchJobError(Exception):
 
 
 class SlurmShell:
-    """The command on whichever login node answers; one connection an account, kept for the next call.
+    """The command on whichever login node answers.
 
     Raises TransientError, PermanentError and NoSuchJobError.
     """
@@ -45,12 +38,9 @@ class SlurmShell:
         """Raises ConfigurationError when the key or the known hosts cannot be read."""
         self._title = title
         self._site = site
-        self._key = _key(Path(site.key_file))
-        self._known_hosts = _known_hosts(site.known_hosts_file)
+        self._nodes = LoginNodes(site)
         self._limiter = Limiter(per_second=site.requests_per_second, at_once=site.concurrent_requests, clock=monotonic)
         self._breaker = Breaker(monotonic)
-        self._connections: OrderedDict[str, asyncssh.SSHClientConnection] = OrderedDict()
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def call(self, account: str, verb: str, /, **words: Any) -> dict[str, Any]:
         """The answer to a request, made as this account."""
@@ -61,10 +51,13 @@ class SlurmShell:
         self._breaker.begin()
         try:
             async with self._limiter.turn(), asyncio.timeout(self._site.timeout_seconds):
-                said = await self._ask(account, msgspec.json.encode({"verb": verb, **words}))
+                said = await self._nodes.ask(account, msgspec.json.encode({"verb": verb, **words}))
         except asyncssh.PermissionDenied:
             self._breaker.succeeded()  # the node lives: what it refuses to one account says nothing of the others
             raise TransientError(f"{self._title} does not let this service act as {account}") from None
+        except NodesAwayError as away:
+            self._breaker.abandoned()  # the nodes' own memory refuses what would only wait
+            raise TransientError(f"{self._title}: {away}", away.seconds) from None
         except asyncssh.HostKeyNotVerifiable:
             return self._failed("its login node's host key is not the pinned one")
         except TimeoutError:
@@ -78,13 +71,13 @@ class SlurmShell:
 
     def troubles(self) -> list[str]:
         """Why the site cannot be used right now."""
+        if self._nodes.away_seconds():
+            return [f"{self._title}: {SILENT}"]
         return [f"{self._title}: {self._breaker.reason}"] if self._breaker.is_open else []
 
     async def close(self) -> None:
         """Ends all connections."""
-        for connection in self._connections.values():
-            connection.abort()
-        self._connections.clear()
+        await self._nodes.close()
 
     def _failed(self, reason: str) -> dict[str, Any]:
         self._breaker.failed(reason)
@@ -119,76 +112,5 @@ class SlurmShell:
             case _:
                 raise PermanentError("login-node", f"The login node of {self._title} refused: {reason}", _ASK)
 
-    async def _ask(self, account: str, request: bytes) -> bytes:
-        connection = await self._connection(account)
-        try:
-            done = await connection.run(COMMAND, input=request, encoding=None)
-        except asyncssh.ChannelOpenError:
-            # Ended by the other side since the last call, or at MaxSessions: a new connection serves either.
-            self._drop(account, connection)
-            connection = await self._connection(account)
-            done = await connection.run(COMMAND, input=request, encoding=None)
-        said = done.stdout or b""
-        return said if isinstance(said, bytes) and len(said) <= MOST_ANSWER_BYTES else b""
-
-    async def _connection(self, account: str) -> asyncssh.SSHClientConnection:
-        async with self._locks[account]:
-            kept = self._connections.get(account)
-            if kept is not None and not kept.is_closed():
-                self._connections.move_to_end(account)
-                return kept
-            made = await self._connect(account)
-            self._connections[account] = made
-            while len(self._connections) > CONNECTIONS_KEPT:
-                _, oldest = self._connections.popitem(last=False)
-                oldest.close()
-            return made
-
-    def _drop(self, account: str, connection: asyncssh.SSHClientConnection) -> None:
-        if self._connections.get(account) is connection:
-            del self._connections[account]
-            connection.close()
-
-    async def _connect(self, account: str) -> asyncssh.SSHClientConnection:
-        trouble: Exception = OSError("no login node is configured")
-        for node in random.sample(self._site.login_nodes, len(self._site.login_nodes)):
-            host, _, port = node.rpartition(":")
-            try:
-                return await asyncssh.connect(
-                    host,
-                    int(port),
-                    username=account,
-                    client_keys=[self._key],
-                    known_hosts=self._known_hosts,
-                    keepalive_interval=10,
-                    agent_path=None,
-                    config=None,
-                    preferred_auth="publickey",
-                    compression_algs=None,
-                )
-            except (OSError, asyncssh.Error) as error:
-                trouble = error
-        raise trouble
-
 
 _ASK = "Ask the operator of this service."
-
-
-def _key(file: Path) -> asyncssh.SSHKey:
-    try:
-        if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigurationError(f"{file}: others may read this key; run: chmod 600 {file}")
-        return asyncssh.read_private_key(file)
-    except OSError as error:
-        raise ConfigurationError(f"site.key_file = {file}: cannot be read: {error.strerror}") from None
-    except asyncssh.KeyImportError as error:
-        raise ConfigurationError(f"site.key_file = {file}: not a private SSH key: {error}") from None
-
-
-def _known_hosts(file: str) -> asyncssh.SSHKnownHosts:
-    try:
-        return asyncssh.read_known_hosts(file)
-    except OSError as error:
-        raise ConfigurationError(f"site.known_hosts_file = {file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigurationError(f"site.known_hosts_file = {file}: not a known_hosts file: {error}") from None

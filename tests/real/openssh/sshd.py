@@ -16,6 +16,8 @@ import asyncssh
 from tests.real.machine import free_port, until
 
 HOST = "127.0.0.1"
+TUNNELS = "farlabtunnel"
+"""The account whose key opens tunnels and nothing else."""
 
 
 class Sshd:
@@ -127,11 +129,15 @@ class Sshd:
         """The last of what it wrote."""
         return (self.root / "sshd.log").read_text(errors="replace")[-8000:]
 
+    def times_logged(self, words: str) -> int:
+        """How often it wrote these words."""
+        return (self.root / "sshd.log").read_text(errors="replace").count(words)
+
     def _connections(self) -> set[int]:
         if self._server is None:
             return set()
-        command = ["pgrep", "--parent", str(self._server.pid)]
-        return {int(each) for each in subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.split()}
+        served = _children({self._server.pid})
+        return served | _children(served)  # each has a child of its own that speaks to the other side
 
     def _signal(self, number: signal.Signals) -> None:
         if self._server is not None:
@@ -142,3 +148,10 @@ class Sshd:
     def _greets(self) -> bool:
         with socket.create_connection((HOST, self.port), timeout=2) as connection:
             return connection.recv(4) == b"SSH-"
+
+
+def _children(parents: set[int]) -> set[int]:
+    if not parents:
+        return set()
+    command = ["pgrep", "--parent", ",".join(map(str, parents))]
+    return {int(each) for each in subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.split()}

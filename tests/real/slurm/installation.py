@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tomli_w
 
-from tests.real.slurm.site import ACCOUNT, NODE, TUNNELS, RealSlurm
+from tests.real.openssh.sshd import TUNNELS
+from tests.real.slurm.site import ACCOUNT, NODE, RealSlurm
 
 SYSTEM = "real-slurm"
 

@@ -18,12 +18,10 @@ from pathlib import Path
 from services._runtime.systems import DirectReach, Job, Partition, SlurmSite, System
 from services.hpc_launcher.login_node import farlab_slurm
 from tests.real import machine
-from tests.real.openssh.sshd import Sshd
+from tests.real.openssh.sshd import TUNNELS, Sshd
 
 TOOLS = ("slurmctld", "slurmd", "munged", "sshd", "sbatch")
 ACCOUNT = "farlabtest"
-TUNNELS = "farlabtunnel"
-"""The account whose key opens tunnels and nothing else."""
 NODE = "127.30.0.42"
 """The address that servers on the compute node listen on."""
 

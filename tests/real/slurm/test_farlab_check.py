@@ -38,7 +38,7 @@ async def test_the_check_starts_uses_and_stops_a_server_at_a_real_slurm_site(rea
     assert (system["system"], system["problems"]) == (SYSTEM, [])
     # Of a server on this machine everybody is near; sshd itself says that it led there.
     assert any(f"on {NODE}, reached only from 127.0.0.1" in phase["detail"] for phase in system["phases"])
-    assert f"target {NODE} port" in (real.root / "sshd.log").read_text()
+    assert real.sshd.times_logged(f"target {NODE} port")
     until(lambda: not real.slurm("squeue", "--noheader").strip(), real.logs)
     until(lambda: real.view.processes() <= before, lambda: str(real.view.processes() - before))
     assert list(real.jobs.iterdir()) == []

@@ -3,53 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import asyncssh
 import msgspec
 import pytest
 
-from schemas.base import HubName, SessionId
-from schemas.session import Resources
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher.app import site_of
-from services.hpc_launcher.ports import Finished, Gone, Inert, JobDescription, Marks, Owner, Running, Site, Unknown
+from services.hpc_launcher.ports import Finished, Gone, Inert, Running, Site
 from tests.real.slurm.conftest import REAL
+from tests.real.slurm.jobs import OWNER, description, eventually, marks, until_report
 from tests.real.slurm.site import ACCOUNT, RealSlurm, system
 
 pytestmark = REAL
-OWNER = Owner(ACCOUNT, ACCOUNT, "")
-SERVES = "echo begun; echo oops >&2; while [ ! -e end ]; do sleep 0.1; done; exit $(cat end)\n"
-
-
-def marks(number: int) -> Marks:
-    return Marks("test", HubName("hub"), SessionId(f"01k{number:023d}"))
-
-
-def description(number: int, script: str = SERVES, **resources: int) -> JobDescription:
-    return JobDescription(
-        name="farlab",
-        marks=marks(number),
-        executable="/bin/bash",
-        arguments=("start.sh",),
-        files={"start.sh": script},
-        partition="batch",
-        project="",
-        resources=msgspec.structs.replace(Resources(runtime_seconds=600), **resources),
-    )
-
-
-async def until(site: Site, job: str, kind: type) -> object:
-    async with asyncio.timeout(30):
-        while not isinstance(report := await site.report(job, OWNER), kind):
-            await asyncio.sleep(0.1)
-    return report
-
-
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
-        while not await holds():
-            await asyncio.sleep(0.1)
 
 
 async def test_a_job_lives_and_its_secrets_are_its_owners(real: RealSlurm) -> None:
@@ -67,11 +33,11 @@ async def test_a_job_lives_and_its_secrets_are_its_owners(real: RealSlurm) -> No
         assert b"canary" not in real.slurm("scontrol", "show", "job")
         await site.start(job, OWNER)
         await site.start(job, OWNER)
-        await until(site, job, Running)
+        await until_report(site, job, Running)
         await eventually(lambda: _wrote(site, job))
         assert await site.read(job, "stdout", OWNER, offset=2, length=3) == b"gun"
         (folder / "end").write_text("75")
-        assert await until(site, job, Finished) == Finished(succeeded=False, exit_code=75)
+        assert await until_report(site, job, Finished) == Finished(succeeded=False, exit_code=75)
         await site.delete(job, OWNER)
         assert not folder.exists()
     finally:
@@ -87,9 +53,9 @@ async def test_a_running_job_is_aborted_and_one_nobody_knows_is_gone(real: RealS
     try:
         job = await site.create(description(3), OWNER)
         await site.start(job, OWNER)
-        await until(site, job, Running)
+        await until_report(site, job, Running)
         await site.abort(job, OWNER)
-        finished = await until(site, job, Finished)
+        finished = await until_report(site, job, Finished)
         assert isinstance(finished, Finished)
         assert finished.words == "it was cancelled at the site"
         await site.abort(job, OWNER)
@@ -133,30 +99,6 @@ async def test_one_query_serves_all_who_wait(real: RealSlurm) -> None:
     try:
         await asyncio.gather(*[site.report(f"{each}@{marks(5).session}-abcdefgh", OWNER) for each in range(1, 200)])
         assert asked <= 2
-    finally:
-        await site.close()
-
-
-async def test_without_controller_a_job_is_unknown_and_not_ended(real: RealSlurm) -> None:
-    site = site_of(system(real))
-    job = await site.create(description(6), OWNER)
-    try:
-        await site.start(job, OWNER)
-        await until(site, job, Running)
-        real.stop("slurmctld")
-        try:
-            hasty = msgspec.structs.replace(
-                system(real), site=msgspec.structs.replace(system(real).site, timeout_seconds=3)
-            )
-            away = site_of(hasty)
-            assert isinstance(await away.report(job, OWNER), Unknown)
-            with pytest.raises(TransientError):
-                await away.abort(job, OWNER)
-            await away.close()
-        finally:
-            real.controller()
-        await until(site, job, Running)
-        await site.delete(job, OWNER)
     finally:
         await site.close()
 
