@@ -17,7 +17,8 @@ SERVERS = os.environ.get("FARLAB_KILL_SERVERS", "8")
 
 @pytest.mark.timeout(2400)
 def test_nothing_is_lost_orphaned_doubled_stuck_or_leaked(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.kill", "--kills", KILLS, "--servers", SERVERS, "--keep", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.kill", "--kills", KILLS, "--servers", SERVERS]
+    command += ["--seconds", "1800", "--keep", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-5000:]
     said = dict(word.split("=") for word in done.stdout.splitlines()[-1].split())
