@@ -45,6 +45,9 @@ simulate: setup  ## simulated crashes for SECONDS=60, or one SEED=n (FAULTS=0,3)
 orders: setup  ## small simulated worlds in every order of their moments for SECONDS=30, or one SEED=n
 	@$(PY) -m tests.simulation.orders $(if $(SEED),--seed $(SEED),--seconds $(or $(SECONDS),30))
 
+deciders: setup  ## the deciders alone in thousands of small worlds for SECONDS=30, or one SEED=n
+	@$(PY) -m tests.simulation.deciders $(if $(SEED),--seed $(SEED),--seconds $(or $(SECONDS),30))
+
 test-kill: setup  ## KILLS=200 of a running installation's parts under load, and the verdict
 	@$(PY) -m tests.kill --kills $(or $(KILLS),200) --servers $(or $(SERVERS),50) $(if $(SEED),--seed $(SEED))
 
@@ -62,4 +65,4 @@ bench: setup  ## the benchmarks, a line of JSON each
 	@$(PY) -m benchmarks.replay --json
 	@$(PY) -m benchmarks.at_rest --json
 
-.PHONY: help setup lock up lint test test-real check simulate orders test-kill test-tunnels soak fuzz bench
+.PHONY: help setup lock up lint test test-real check simulate orders deciders test-kill test-tunnels soak fuzz bench

@@ -22,6 +22,7 @@ from services._runtime.decider import Emit, Perform
 from services._runtime.delivery import SessionDeliveries
 from services.accounts import admit, ledger
 from services.accounts import app as accounts_app
+from services.cloud_launcher import app as cloud_app
 from services.hpc_launcher import act, observe, reconciler
 from services.hpc_launcher import app as launcher_app
 from services.hpc_launcher import decide as launcher_decide
@@ -387,6 +388,27 @@ PLANTED_FOR_CROWD: dict[str, Plant] = {
 """Defects that it takes a crowd at the accounts to show."""
 
 
+def a_passed_deadline_ends_a_pod_that_may_run(stack: ExitStack) -> None:
+    give_up = cloud_app.give_up
+
+    def careless(state: Any, error: Any) -> Any:
+        if isinstance(state, Created):
+            return [Emit(ends.ended(state.request, "expired", error.reason))]
+        return give_up(state, error)
+
+    _put(stack, cloud_app, "give_up", careless)
+
+
+def pods_are_not_ended(stack: ExitStack) -> None:
+    _without(stack, cloud_app, Stopping)
+
+
+PLANTED_FOR_DECIDERS: dict[str, Plant] = {
+    plant.__name__: plant for plant in (a_passed_deadline_ends_a_pod_that_may_run, pods_are_not_ended)
+}
+"""Defects of the cloud launcher, which had the first of them."""
+
+
 SHOWN_BY: dict[str, int] = {
     "a_share_is_reserved_again_at_every_try": 58,
     "a_passed_deadline_ends_a_job_that_may_run": 731,
@@ -406,5 +428,5 @@ SHOWN_BY: dict[str, int] = {
 def planted(name: str) -> Iterator[None]:
     """The defect is there while the context lasts."""
     with ExitStack() as stack:
-        (PLANTED | PLANTED_FOR_ORDERS | PLANTED_FOR_CROWD)[name](stack)
+        (PLANTED | PLANTED_FOR_ORDERS | PLANTED_FOR_CROWD | PLANTED_FOR_DECIDERS)[name](stack)
         yield
