@@ -37,6 +37,7 @@ try:
     service_token = (
         read_secret_file(folder / settings.service_token_file).decode() if settings.service_token_file else ""
     )
+    database = read_secret_file(folder / settings.database_url_file).decode() if settings.database_url_file else ""
 except (ConfigurationError, KeyFileError) as error:
     print(f"farlab-{SERVICE}: {error}", file=sys.stderr)  # noqa: T201 - for whoever started it
     raise SystemExit(2) from None
@@ -66,7 +67,7 @@ public = urlsplit(settings.public_url)
 c.JupyterHub.bind_url = settings.public_url
 c.JupyterHub.base_url = public.path or "/"
 c.JupyterHub.hub_bind_url = f"http://{settings.hub_host}:{settings.hub_port}"
-c.JupyterHub.db_url = f"sqlite:///{state / 'jupyterhub.sqlite'}"
+c.JupyterHub.db_url = database.strip() or f"sqlite:///{state / 'jupyterhub.sqlite'}"
 c.JupyterHub.cookie_secret_file = str(state / "cookie_secret")
 c.ConfigurableHTTPProxy.api_url = settings.proxy_api_url
 c.ConfigurableHTTPProxy.pid_file = str(state / "proxy.pid")

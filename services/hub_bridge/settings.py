@@ -21,7 +21,8 @@ class HubBridgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     The rest is read by `jupyterhub_config.py` alone, which `farlab up` uses: where users reach JupyterHub, where it
     listens for their servers, its proxy (with `proxy_token_file` it runs on its own and outlives the hub; without, the
     hub starts it), and who may log in with the password in `password_file`. `service_token_file` holds the token of the
-    service `farlab-operator`, which may start and stop every server.
+    service `farlab-operator`, which may start and stop every server. `database_url_file` holds the address of the
+    hub's database, such as `postgresql+psycopg://...`, with its password; without, it is SQLite in the state folder.
     """
 
     start_deadline_seconds: Positive = 7 * 86_400.0
@@ -37,4 +38,5 @@ class HubBridgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     users: list[Annotated[str, Meta(min_length=1, max_length=255)]] = []
     password_file: str = ""
     service_token_file: str = ""
+    database_url_file: str = ""
     servers_per_user: Annotated[int, Meta(ge=0)] = 0

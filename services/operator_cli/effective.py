@@ -165,6 +165,7 @@ def _hub_bridge(state: StateFolder, source: Configuration, ports: Ports) -> dict
         "users": known_users(source),
         "password_file": "password",
         "service_token_file": "operator.token",
+        "database_url_file": "",  # a trial on one machine never writes into the database of the real hub
     }
 
 
