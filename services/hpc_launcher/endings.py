@@ -18,6 +18,8 @@ _log = structlog.get_logger("farlab.hpc_launcher")
 
 TAIL_BYTES = 4096
 NOT_IN_TIME = 75
+UNWRITABLE = 120
+"""How Python ends where it cannot write its last output (its documentation, `sys.exit`)."""
 _LIMIT_WORDS = ("time limit", "timelimit", "timeout", "walltime", "wall time")
 
 
@@ -49,6 +51,12 @@ def judge(
             "failed",
             f"JupyterLab did not start{said}",
             "Look at the log below; a full home directory or a broken Jupyter configuration are common causes.",
+        )
+    if finished.exit_code == UNWRITABLE:
+        return (
+            "failed",
+            f"The job could not write its output{said}",
+            "A full home directory is the usual cause: remove files there, then start the server again.",
         )
     code = f" with exit code {finished.exit_code}" if finished.exit_code is not None else ""
     return "failed", f"The job failed{code}{said}", "Look at the log below, then start the server again."

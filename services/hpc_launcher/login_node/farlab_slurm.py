@@ -29,6 +29,7 @@ MARKS = re.compile(r"[A-Za-z0-9_. -]{1,512}")
 MARK = "farlab-installation-"
 WRAPPER = "#!/bin/bash\nexec /bin/bash ./start.sh\n"
 AWAY = ("unable to contact", "connection refused", "timed out", "zero bytes", "not responding", "communication")
+NEVER_ARRIVED = ("unable to contact", "connection refused")
 UNTRUSTED = ("munge", "authentication", "credential")
 UNKNOWN_JOB = "invalid job id"
 
@@ -166,7 +167,7 @@ def create(request: Any) -> dict[str, Any]:
             raise RefusedError("unreadable", "sbatch answered with no number of a job")
     except RefusedError as refusal:
         # An answer that is lost may belong to a job that exists: its folder stays, for find and delete.
-        if refusal.code != "scheduler-away":
+        if refusal.code != "scheduler-away" or any(words in refusal.reason.lower() for words in NEVER_ARRIVED):
             shutil.rmtree(folder, ignore_errors=True)
         raise
     except BaseException:
@@ -225,7 +226,9 @@ def queue(request: Any) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RefusedError("unreadable", "squeue --json did not answer with JSON that this program knows") from None
     if not listed and said.get("errors"):
-        raise RefusedError("scheduler-away", str(said["errors"])[:500])
+        # With --json it says neither by its status nor in words what is wrong; without, it does.
+        slurm(["squeue", "--noheader", "--format=%i"])
+        raise RefusedError("scheduler-away", "squeue --json ended with an error")
     found = [
         {
             "job": str(each["job_id"]),

@@ -155,6 +155,7 @@ class RealSlurm:
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,bf_interval=1",
             "ReturnToService": 2,
             "MpiDefault": "none",
+            "MessageTimeout": 5,
             "KillWait": 1,
             "EnforcePartLimits": "ALL",
             "NodeName": f"{host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pwd
-import signal
+import shutil
 import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from time import monotonic
 
 import msgspec
@@ -16,10 +14,10 @@ import pytest
 
 from services._runtime.errors import PermanentError, TransientError
 from services.hpc_launcher.app import site_of
-from services.hpc_launcher.ports import Running, Site, Unknown
-from tests.real.machine import until
+from services.hpc_launcher.ports import Site, Unknown
 from tests.real.slurm.conftest import REAL
-from tests.real.slurm.jobs import OWNER, description, eventually, marks, until_report
+from tests.real.slurm.disks import small_disk
+from tests.real.slurm.jobs import OWNER, description, eventually, marks
 from tests.real.slurm.site import ACCOUNT, RealSlurm, system
 
 pytestmark = REAL
@@ -90,7 +88,9 @@ async def test_without_munge_a_start_waits_and_a_job_is_unknown(real: RealSlurm)
         try:
             with pytest.raises(TransientError, match=r"not trusted \(munge\)"):
                 await site.create(description(12), OWNER)
-            assert isinstance(await site.report("1@01k00000000-abcdefgh", OWNER), Unknown)
+            report = await site.report("1@01k00000000-abcdefgh", OWNER)
+            assert isinstance(report, Unknown)
+            assert "not trusted (munge)" in report.evidence
         finally:
             real.munge("munge")
         await eventually(lambda: answers(site))
@@ -109,6 +109,8 @@ async def test_with_another_key_of_munge_a_start_waits(real: RealSlurm) -> None:
     finally:
         real.trust_on_login_node(real.root / "munge" / "munge.sock")
         real.stop("other")
+    for folder in real.jobs.glob(f"{marks(13).session}-*"):  # kept for a job of which nobody knows whether it exists
+        shutil.rmtree(folder)
     assert b"farlab-01k" not in real.slurm("squeue", "--noheader", "--format=%j")
 
 
@@ -119,21 +121,6 @@ async def test_an_account_the_partition_does_not_take_is_said_in_slurms_words(re
             await site.create(asked, OWNER)
         assert (refused.value.code, "project" in refused.value.remedy) == ("refused-by-slurm", True)
         assert not list(real.jobs.glob(f"{marks(14).session}-*"))
-
-
-@contextlib.contextmanager
-def small_disk(real: RealSlurm) -> Iterator[None]:
-    """The jobs of the account lie on a disk of 64 KiB."""
-    real.jobs.mkdir(parents=True, exist_ok=True)
-    who, inside = pwd.getpwnam(ACCOUNT), f"/home/{ACCOUNT}/.farlab/jobs"
-    for folder in (real.jobs, real.jobs.parent):
-        subprocess.run(["chown", f"{who.pw_uid}:{who.pw_gid}", str(folder)], check=True)
-    options = f"size=64k,mode=700,uid={who.pw_uid},gid={who.pw_gid}"
-    subprocess.run(real.view.inside("mount", "-t", "tmpfs", "-o", options, "tmpfs", inside), check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(real.view.inside("umount", "--lazy", inside), check=True)
 
 
 async def test_a_full_disk_is_told_and_leaves_no_job(real: RealSlurm) -> None:
@@ -150,20 +137,21 @@ async def test_a_full_disk_is_told_and_leaves_no_job(real: RealSlurm) -> None:
     assert not real.slurm("squeue", "--noheader").strip()
 
 
-async def test_a_controller_that_was_killed_ends_no_job(real: RealSlurm) -> None:
-    saved = real.root / "state" / "job_state"
-    async with adapter(real) as site, adapter(real, timeout_seconds=3.0) as hasty:
-        job = await site.create(description(17), OWNER)
-        await site.start(job, OWNER)
-        await until_report(site, job, Running)
-        ran = saved.stat().st_mtime
-        until(lambda: saved.stat().st_mtime > ran, real.logs)  # what Slurm has not written it may forget
-        real.stop("slurmctld", signal.SIGKILL)
+async def test_a_job_that_never_reached_the_controller_leaves_no_folder(real: RealSlurm) -> None:
+    async with adapter(real) as site:
+        await site.certificate(fresh=True)
+        real.stop("slurmctld")
         try:
-            assert isinstance(await hasty.report(job, OWNER), Unknown)
-            with pytest.raises(TransientError):
-                await hasty.abort(job, OWNER)
+            with pytest.raises(TransientError, match="Slurm controller does not answer"):
+                await site.create(description(18), OWNER)
+            assert not list(real.jobs.glob(f"{marks(18).session}-*"))
         finally:
             real.controller()
-        await until_report(site, job, Running)
-        await site.delete(job, OWNER)
+        await eventually(lambda: queue_is_told(site))
+
+
+async def queue_is_told(site: Site) -> bool:
+    try:
+        return await site.find(marks(18), OWNER) == []
+    except TransientError:
+        return False

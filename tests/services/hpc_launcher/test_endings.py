@@ -24,6 +24,7 @@ REQUEST = Story().requested()
         (Finished(succeeded=False, exit_code=1, words="node died"), 60, "failed", "exit code 1: node died"),
         (Finished(succeeded=False), None, "failed", "The job failed."),
         (Finished(succeeded=False, exit_code=75), 60, "failed", "JupyterLab did not start."),
+        (Finished(succeeded=False, exit_code=120), 60, "failed", "could not write its output."),
         (Finished(succeeded=False, exit_code=143), 3590, "expired", "time limit of 60 min"),
         (Finished(succeeded=False, words="Job exceeded its time limit."), 60, "expired", "time limit of 60 min"),
         (Finished(succeeded=False, words="CANCELLED DUE TO TIMEOUT"), None, "expired", "TIMEOUT"),
