@@ -305,12 +305,14 @@ async def _append(log: JetStreamLog, event: SessionEvent) -> None:
 
 
 async def _until(log: JetStreamLog, story: Story, *wanted: type[SessionState]) -> SessionState:
-    async with asyncio.timeout(SETTLED_SECONDS):
-        while True:
-            state = placed(await log.history("SESSIONS", SUBJECTS.session(story.session))).state
-            if isinstance(state, wanted):
-                return state
-            await asyncio.sleep(0.1)
+    until = time.monotonic() + SETTLED_SECONDS
+    while time.monotonic() < until:
+        history = await log.history("SESSIONS", SUBJECTS.session(story.session))
+        if isinstance(state := placed(history).state, wanted):
+            return state
+        await asyncio.sleep(0.1)
+    said = [f"{each.message.at:%H:%M:%S} {each.message}" for each in history if isinstance(each.message, SessionEvent)]
+    pytest.fail(f"{story.session} rests in {type(state).__name__}:\n" + "\n".join(line[:300] for line in said))
 
 
 async def _left(program: Program, bucket: JetStreamBucket) -> list[str]:
