@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,19 +53,23 @@ ANSWERING = (
 class Story(samples.Story):
     """The events of one session on a cloud."""
 
+    def __init__(self, system: SystemName = CLOUD) -> None:
+        super().__init__()
+        self.system = system
+
     def requested(self, runtime_seconds: int = 3600, partition: str = "small") -> StartRequested:
         return msgspec.structs.replace(
             super().requested(runtime_seconds),
-            system=CLOUD,
+            system=self.system,
             place=CloudPlace(flavour=partition),
             deadline=datetime.now(UTC) + timedelta(hours=24),
         )
 
     def admitted(self) -> StartAdmitted:
-        return msgspec.structs.replace(super().admitted(), system=CLOUD, site_identity="")
+        return msgspec.structs.replace(super().admitted(), system=self.system, site_identity="")
 
     def stop(self) -> StopRequested:
-        return msgspec.structs.replace(super().stop(), system=CLOUD)
+        return msgspec.structs.replace(super().stop(), system=self.system)
 
 
 @asynccontextmanager
@@ -101,12 +105,16 @@ class Stage:
         folder: Path,
         cluster: ClusterPort | None = None,
         now: Callable[[], datetime] = utc_now,
+        others: Sequence[CloudSystem] = (),
     ) -> None:
+        """`others` are further clouds of the same launcher."""
         self.log, self.leases, self.bucket, self.activity = MemoryLog(), MemoryBucket(), MemoryBucket(), MemoryBucket()
         self.keys = folder / "keys"
         make_keys(self.keys)
         self.vault = Vault(self.bucket, self.keys, "cloud-launcher")
-        self.cloud, self.cluster, self.now = cloud, cluster, now
+        self.cloud, self.now = cloud, now
+        self.clouds = {each.name: each for each in (cloud, *others)}
+        self.clusters = {} if cluster is None else {cloud.name: cluster}
         self.app = self.launcher()
 
     def launcher(self, replica: str = "one") -> CloudLauncherApp:
@@ -119,8 +127,10 @@ class Stage:
             vault=self.vault,
             subjects=SUBJECTS,
             stamp=Stamp("farlab/cloud-launcher", b"0123456789abcdef", self.now),
-            clouds={self.cloud.name: self.cloud},
-            clusters={self.cloud.name: self.cluster or cluster_of(self.cloud, "farlab")},
+            clouds=self.clouds,
+            clusters={
+                name: self.clusters.get(name) or cluster_of(each, "farlab") for name, each in self.clouds.items()
+            },
             settings=CloudLauncherSettings(replica=replica, reconcile_seconds=3600, lifetime_seconds=0.1),
         )
 
