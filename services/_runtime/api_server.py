@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import stat
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -217,14 +219,23 @@ def api_of(title: str, site: KubernetesSite) -> ApiServer:
 
 
 def check_kubeconfig(kubeconfig: str) -> None:
-    """Raises ConfigurationError when a kubeconfig that is named cannot be read."""
+    """Raises ConfigurationError when a kubeconfig that is named cannot be read, or everybody may read it.
+
+    Its group may: that is how a pod's own secrets are mounted.
+    """
     if not kubeconfig:
         return
+    file = Path(kubeconfig)
     try:
-        with open(kubeconfig, "rb") as file:  # noqa: PTH123 - a name from the configuration, asked only whether it opens
-            file.read(1)
+        file.read_bytes()
+        mode = file.stat().st_mode
     except OSError as error:
         raise ConfigurationError(f"site.kubeconfig = {kubeconfig}: cannot be read: {error.strerror}") from None
+    if mode & stat.S_IRWXO:
+        raise ConfigurationError(
+            f"site.kubeconfig = {kubeconfig}: everybody may read it (mode {stat.S_IMODE(mode):04o}); "
+            f"run: chmod 600 {kubeconfig}"
+        )
 
 
 def _told(error: BaseException) -> str:

@@ -34,7 +34,10 @@ MADE_AGAIN_SECONDS = 0.1
 PREPARING_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6)
 """UNICORE/X answers a create before the job's directory is there, and its file API with a 500 until then."""
 LOST_AFTER_SECONDS = 10.0
-"""How long an inert job may be without its directory: of one it was making as it crashed, UNICORE/X never has one."""
+"""How long an inert job's directory may be missing or of no use.
+
+Of a job that it was making as it crashed, UNICORE/X never has one, or one to which every upload is a 500 for ever.
+"""
 
 
 class UnicoreSiteAdapter:
@@ -46,7 +49,7 @@ class UnicoreSiteAdapter:
         self._own_token = own_token
         self._storages: OrderedDict[str, str] = OrderedDict()
         self._refusals: OrderedDict[SessionId, int] = OrderedDict()
-        self._without_directory: OrderedDict[str, float] = OrderedDict()
+        self._unusable_since: OrderedDict[str, float] = OrderedDict()
         self._certificate = ""
 
     async def find(self, marks: Marks, owner: Owner) -> list[str]:
@@ -107,16 +110,19 @@ class UnicoreSiteAdapter:
             for name, content in files.items():
                 await self._put_once_prepared(f"{storage}/files/{name}", content, owner)
         except NotFoundError as error:
-            await self._give_up_without_directory(job, owner, error)
+            await self._give_up_unusable(job, owner, believed=error.certain)
             raise TransientError(str(error)) from None
-        self._without_directory.pop(job, None)
+        except SiteFaultError:
+            await self._give_up_unusable(job, owner, believed=True)
+            raise
+        self._unusable_since.pop(job, None)
 
-    async def _give_up_without_directory(self, job: str, owner: Owner, error: NotFoundError) -> None:
-        """Removes an inert job whose directory the site lost, so that the next try makes another."""
-        since = self._without_directory.get(job)
+    async def _give_up_unusable(self, job: str, owner: Owner, *, believed: bool) -> None:
+        """Removes an inert job whose directory the site lost or cannot write to, so that the next try makes another."""
+        since = self._unusable_since.get(job)
         if since is None:
-            _remember(self._without_directory, job, time.monotonic())
-        elif error.certain and time.monotonic() - since >= LOST_AFTER_SECONDS:
+            _remember(self._unusable_since, job, time.monotonic())
+        elif believed and time.monotonic() - since >= LOST_AFTER_SECONDS:
             await self.delete(job, owner)
             raise TransientError(f"{self._client.title} lost the job's directory; it is made again", MADE_AGAIN_SECONDS)
 
@@ -140,7 +146,7 @@ class UnicoreSiteAdapter:
     async def delete(self, job: str, owner: Owner) -> None:
         """See Site."""
         self._storages.pop(job, None)
-        self._without_directory.pop(job, None)
+        self._unusable_since.pop(job, None)
         try:
             await self._client.call("removing the job", "DELETE", f"/jobs/{job}", owner)
         except NotFoundError as error:

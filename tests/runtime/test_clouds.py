@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services._runtime.api_server import check_kubeconfig
 from services._runtime.clouds import load_clouds
 from services._runtime.configuration import ConfigurationError
 from services._runtime.settings import load
@@ -53,3 +54,17 @@ def test_a_cloud_alone_is_an_installation(tmp_path: Path) -> None:
     assert load_systems(tmp_path) == {}
     [cloud] = load_clouds(tmp_path).values()
     assert cloud.site.many_namespaces
+
+
+def test_a_kubeconfig_that_everybody_may_read_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
+        check_kubeconfig(str(file))
+    file.write_text("{}")
+    file.chmod(0o644)
+    with pytest.raises(ConfigurationError, match=rf"everybody may read it \(mode 0644\); run: chmod 600 {file}"):
+        check_kubeconfig(str(file))
+    for mode in (0o640, 0o600):
+        file.chmod(mode)
+        check_kubeconfig(str(file))
+    check_kubeconfig("")

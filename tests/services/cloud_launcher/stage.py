@@ -53,8 +53,8 @@ ANSWERING = (
 class Story(samples.Story):
     """The events of one session on a cloud."""
 
-    def __init__(self, system: SystemName = CLOUD) -> None:
-        super().__init__()
+    def __init__(self, system: SystemName = CLOUD, user: str = "ada") -> None:
+        super().__init__(user=user)
         self.system = system
 
     def requested(self, runtime_seconds: int = 3600, partition: str = "small") -> StartRequested:

@@ -65,7 +65,7 @@ async def test_the_next_life_goes_on_with_the_pod_there_is(tmp_path: Path, step:
         await stage.admit(story)
         await asyncio.wait_for(dying.killed.wait(), 20)
         await stage.app.close()
-        stage.cluster = None
+        stage.clusters.clear()
         stage.app = stage.launcher()
         await stage.app.start()
         stage.log.redeliver("cloud-launcher")
@@ -98,7 +98,7 @@ async def test_strays_are_removed_and_said_and_those_of_others_stay(tmp_path: Pa
         await _until(lambda: follower.pods.synced)
         await stage.app.reconcilers[stage.cloud.name].reconcile()
         await _until(lambda: left(cluster) == [f"pods/farlab-{foreign.session}"])
-        assert "stray pod removed" in capsys.readouterr().out
+        assert "orphan removed" in capsys.readouterr().out
         await stage.app.close()
 
 

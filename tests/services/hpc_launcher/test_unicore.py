@@ -103,15 +103,18 @@ async def test_doubles_are_found_all_in_one_order(tmp_path: Path) -> None:
         assert await site.find(wanted.marks, ADA) == found
 
 
-async def test_an_inert_job_whose_directory_the_site_lost_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "words"), [("missing", "preparing the job's directory"), ("error500", "Internal server error")]
+)
+async def test_an_inert_job_whose_directory_the_site_lost_or_cannot_use_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, words: str
 ) -> None:
     async with port(tmp_path) as (site, emulated):
         wanted = described()
         job = await site.create(wanted, ADA)
-        emulated.faults.planned.append(Fault(kind="missing", method="PUT", path="/storages/", times=4))
+        emulated.faults.planned.append(Fault(kind=kind, method="PUT", path="/storages/", times=4))
         for _ in range(3):
-            with pytest.raises(TransientError, match="preparing the job's directory"):
+            with pytest.raises(TransientError, match=words):
                 await site.stage(job, {"secret.json": b"secret"}, ADA)
         assert await site.find(wanted.marks, ADA) == [job]
         monkeypatch.setattr(unicore, "LOST_AFTER_SECONDS", 0.0)
