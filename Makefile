@@ -64,5 +64,6 @@ bench: setup  ## the benchmarks, a line of JSON each
 	@$(PY) -m benchmarks.start_chain --json
 	@$(PY) -m benchmarks.replay --json
 	@$(PY) -m benchmarks.at_rest --json
+	@$(PY) -m benchmarks.tunnels --json
 
 .PHONY: help setup lock up lint test test-real check simulate orders deciders test-kill test-tunnels soak fuzz bench
