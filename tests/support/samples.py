@@ -24,7 +24,8 @@ from services._runtime.identity import Stamp
 
 HUB = HubName("main")
 SYSTEM = SystemName("demo-hpc")
-NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+NOW = datetime.now(UTC).replace(microsecond=0)
+"""When the tests began, and not a date that grows old: parts on the real clock measure deadlines and bounds by it."""
 
 
 def new_session() -> SessionId:
@@ -33,7 +34,7 @@ def new_session() -> SessionId:
 
 
 def stamp(source: str = "test") -> Stamp:
-    """A stamp with a fixed key and a fixed time."""
+    """A stamp with a fixed key and the time when the tests began."""
     return Stamp(source, b"0123456789abcdef0123456789abcdef", lambda: NOW)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -22,9 +22,10 @@ from services._runtime.standing import notice, standing
 from services.hub_bridge.form import options_form
 from services.hub_bridge.notices import NoticeBoard
 from services.hub_bridge.offer import Offer, OrganisationOffer, SystemOffer
-from tests.support.samples import NOW, SYSTEM, stamp
+from tests.support.samples import SYSTEM, stamp
 
 SUBJECTS = Subjects()
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SAID: dict[str, Any] = {"system": SYSTEM, "by": "operator ada"}
 COOLING = SystemAnnounced(
     **SAID, reason="new cooling", starts=NOW + timedelta(days=1), ends=NOW + timedelta(days=1, hours=4)
