@@ -1,0 +1,58 @@
+"""Starts at a real Slurm site while what serves them is killed: each session has one job, and in the end nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from schemas.lifecycle import Submitted
+from tests.real.slurm.conftest import REAL
+from tests.real.slurm.launching import Start, end_of, launcher, runs
+from tests.real.slurm.site import RealSlurm
+from tests.services.hpc_launcher.stage import Stage
+
+pytestmark = REAL
+STARTS, KILLS = 8, 12
+
+
+async def test_starts_outlive_killed_connections_with_one_job_each(real: RealSlurm, tmp_path: Path) -> None:
+    chance = random.Random(5)
+    async with launcher(real, tmp_path) as stage:
+        stories = [Start() for _ in range(STARTS)]
+        for story in stories:
+            await stage.admit(story)
+        async with asyncio.timeout(90):
+            await asyncio.gather(kill_in_the_midst(real, chance), drive(stage, stories))
+        for story in stories:
+            await runs(stage, story)
+        expected = sorted(f"farlab-{story.session}" for story in stories)
+        async with asyncio.timeout(30):
+            while sorted(real.slurm("squeue", "--noheader", "--format=%j").decode().split()) != expected:
+                await stage.app.reconcilers[
+                    stage.system.name
+                ].reconcile()  # an answer that was lost may leave a held job
+        for story in stories:
+            assert "SessionEnded" not in await stage.events(story)
+            await stage.append(story.stop())
+        for story in stories:
+            assert (await end_of(stage, story)).outcome == "stopped"
+        await stage.log.settled()
+        assert [folder for story in stories for folder in real.jobs.glob(f"{story.session}-*")] == []
+        assert await stage.bucket.keys() == []
+
+
+async def kill_in_the_midst(real: RealSlurm, chance: random.Random) -> None:
+    """Kills all connections as the next command, or one of the next few, begins."""
+    for _ in range(KILLS):
+        begun = real.sshd.times_logged("Starting session: forced-command") + chance.randint(1, 4)
+        while real.sshd.times_logged("Starting session: forced-command") < begun:
+            await asyncio.sleep(0.005)
+        real.sshd.kill_connections()
+
+
+async def drive(stage: Stage, stories: list[Start]) -> None:
+    """Lets the delays of steps that failed be over, until every job is at the scheduler."""
+    while not all([isinstance(await stage.state(story), Submitted) for story in stories]):
+        await stage.log.settled()
+        stage.log.redeliver("hpc-launcher")
