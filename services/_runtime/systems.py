@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -67,13 +68,25 @@ class UnicoreSite(
     lost_after_seconds: Positive = 900.0
 
 
+class SlurmRest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The site's slurmrestd, asked over HTTP in place of Slurm's commands on the login nodes.
+
+    `jwt_key_file` is the key the site's Slurm signs tokens with (`jwt_hs256.key`): who has it is every user there.
+    """
+
+    url: Annotated[str, Meta(pattern=r"^https?://[^\s/@?#]+/?$")]
+    jwt_key_file: str
+    ca_file: str = ""
+
+
 class SlurmSite(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="backend", tag="slurm"
 ):
     """How the launcher speaks to a Slurm site: by a forced command on login nodes, signed in as the user.
 
     `query_account` asks for the jobs of everybody; where the site hides them from each other, it must see them all.
-    `qos` names the quality of service of a partition's jobs, where it is not the site's default.
+    `qos` names the quality of service of a partition's jobs, where it is not the site's default. With `rest`, jobs are
+    made, followed and ended over HTTP, and the forced command moves files only.
     """
 
     login_nodes: Annotated[list[Annotated[str, Meta(pattern=r"^[^:\s]+:\d{1,5}$")]], Meta(min_length=1)]
@@ -81,6 +94,7 @@ class SlurmSite(
     known_hosts_file: str
     query_account: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_.-]{0,31}$")]
     qos: dict[str, Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]] = {}
+    rest: SlurmRest | None = None
     requests_per_second: Positive = 20.0
     concurrent_requests: PositiveInt = 8
     connect_seconds: Positive = 5.0
@@ -217,7 +231,7 @@ def load_system(file: Path) -> System:
     _check_partitions(system, file)
     _check_grants(system, file)
     _check_reservations(system, file)
-    _check_qos(system, file)
+    _check_slurm(system, file)
     check_networks(system.reach.networks, file)
     if isinstance(system.reach, UnicoreReach) and not isinstance(system.site, UnicoreSite):
         raise ConfigurationError(f'{file}: reach = "unicore" needs a UNICORE site; take reach = "ssh" or "direct"')
@@ -259,8 +273,11 @@ def with_files(reach: SshReach, file: Path) -> SshReach:
 
 def _site_with_files(site: UnicoreSite | SlurmSite, file: Path) -> UnicoreSite | SlurmSite:
     if isinstance(site, SlurmSite):
+        rest = site.rest and msgspec.structs.replace(
+            site.rest, jwt_key_file=beside(file, site.rest.jwt_key_file), ca_file=beside(file, site.rest.ca_file)
+        )
         return msgspec.structs.replace(
-            site, key_file=beside(file, site.key_file), known_hosts_file=beside(file, site.known_hosts_file)
+            site, key_file=beside(file, site.key_file), known_hosts_file=beside(file, site.known_hosts_file), rest=rest
         )
     return msgspec.structs.replace(
         site, delegation_key_file=beside(file, site.delegation_key_file), ca_file=beside(file, site.ca_file)
@@ -317,11 +334,21 @@ def _check_reservations(system: System, file: Path) -> None:
                 )
 
 
-def _check_qos(system: System, file: Path) -> None:
-    for name in system.site.qos if isinstance(system.site, SlurmSite) else ():
+def _check_slurm(system: System, file: Path) -> None:
+    site = system.site
+    if not isinstance(site, SlurmSite):
+        return
+    for name in site.qos:
         if name not in system.partitions:
             raise ConfigurationError(
                 f"{file}: site.qos.{name}: not a partition; there are: {', '.join(system.partitions)}"
+            )
+    if site.rest is not None:
+        url = urlsplit(site.rest.url)
+        if url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise ConfigurationError(
+                f"{file}: site.rest.url = {site.rest.url!r}: tokens would pass in the clear; put a proxy with TLS in "
+                "front of slurmrestd and write https://, or http://127.0.0.1:PORT where it is on this machine"
             )
 
 

@@ -37,7 +37,9 @@ from services.hpc_launcher.ports import Site
 from services.hpc_launcher.reconciler import Reconciler
 from services.hpc_launcher.settings import HpcLauncherSettings, launcher_settings, replica_name, served
 from services.hpc_launcher.slurm import SlurmSiteAdapter
+from services.hpc_launcher.slurm_rest import SlurmRestCalls
 from services.hpc_launcher.slurm_shell import SlurmShell
+from services.hpc_launcher.slurmrestd import Slurmrestd
 from services.hpc_launcher.unicore import UnicoreSiteAdapter
 from services.hpc_launcher.unicore_client import UnicoreClient
 from services.hpc_launcher.user_tokens import AccountsTokens, OwnToken
@@ -73,7 +75,10 @@ def site_of(system: System, tokens: Callable[[str], OwnToken] | None = None) -> 
     """
     site = system.site
     if isinstance(site, SlurmSite):
-        return SlurmSiteAdapter(site, SlurmShell(system.title, site))
+        shell = SlurmShell(system.title, site)
+        if site.rest is None:
+            return SlurmSiteAdapter(site, shell)
+        return SlurmSiteAdapter(site, SlurmRestCalls(system.title, shell, Slurmrestd(system.title, site, site.rest)))
     verify: ssl.SSLContext | bool = True
     if site.ca_file:
         try:

@@ -10,7 +10,7 @@ import base64
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -30,18 +30,31 @@ from services.hpc_launcher.ports import (
     session_of,
 )
 from services.hpc_launcher.slurm_reports import SlurmJob, report
-from services.hpc_launcher.slurm_shell import NoSuchJobError, SlurmShell
+from services.hpc_launcher.slurm_shell import NoSuchJobError
 
 REMEMBERED = 10_000
 MIB = 1024 * 1024
 
 
+class SlurmCalls(Protocol):
+    """The verbs of the forced command, by whatever way. Raises TransientError, PermanentError and NoSuchJobError."""
+
+    async def call(self, account: str, verb: str, /, **words: Any) -> dict[str, Any]:
+        """The answer to a request, made as this account."""
+
+    def troubles(self) -> Sequence[str]:
+        """Why the site cannot be used right now, one line each."""
+
+    async def close(self) -> None:
+        """Ends all connections."""
+
+
 class SlurmSiteAdapter:
     """See `ports.Site`. A job's id is Slurm's number, an @ and the job's folder: numbers come round again."""
 
-    def __init__(self, site: SlurmSite, shell: SlurmShell) -> None:
+    def __init__(self, site: SlurmSite, calls: SlurmCalls) -> None:
         self._site = site
-        self._shell = shell
+        self._calls = calls
         self._jobs: list[SlurmJob] = []
         self._asked_at = float("-inf")
         self._failure: TransientError | PermanentError | None = None
@@ -133,16 +146,16 @@ class SlurmSiteAdapter:
     async def certificate(self, *, fresh: bool = False) -> str:
         """See Site: Slurm signs nothing. With `fresh`, raises unless the site can be asked."""
         if fresh:
-            await self._shell.call(self._site.query_account, "version")
+            await self._calls.call(self._site.query_account, "version")
         return ""
 
     def troubles(self) -> Sequence[str]:
         """See Site."""
-        return self._shell.troubles()
+        return self._calls.troubles()
 
     async def close(self) -> None:
         """See Site."""
-        await self._shell.close()
+        await self._calls.close()
 
     async def _owned(self, owner: Owner, since: float) -> list[SlurmJob]:
         """The owner's jobs, from a query that began at `since` or later. A comment is only its owner's word."""
@@ -161,14 +174,14 @@ class SlurmSiteAdapter:
         long_ago = monotonic() - 2 * self._site.longest_poll_seconds
         jobs = [job for job, asked in self._asked_for.items() if asked > long_ago]
         try:
-            said = await self._shell.call(self._site.query_account, "queue", jobs=jobs)
+            said = await self._calls.call(self._site.query_account, "queue", jobs=jobs)
             self._jobs = [job for job in msgspec.convert(said["jobs"], list[SlurmJob], strict=False) if job.words]
         except (msgspec.ValidationError, KeyError, NoSuchJobError) as error:
             raise TransientError(f"Slurm's queue cannot be read: {error}") from None
 
     async def _call(self, owner: Owner, verb: str, **words: object) -> dict[str, Any]:
         try:
-            return await self._shell.call(owner.account, verb, **words)
+            return await self._calls.call(owner.account, verb, **words)
         except NoSuchJobError:
             raise PermanentError(
                 "job-gone", "The site has lost the job before it began.", "Start the server again."

@@ -28,6 +28,21 @@ class NoSuchJobError(Exception):
     """Slurm answers and knows no such job."""
 
 
+def checked_account(account: str, title: str) -> None:
+    """Raises PermanentError unless this may be the name of a user's account."""
+    if not _ACCOUNT.fullmatch(account) or account == "root":
+        raise PermanentError("bad-account", f"{account!r} is no user's account at {title}.", _ASK)
+
+
+def refused_by_slurm(title: str, reason: str) -> PermanentError:
+    """The error for a job that Slurm will not take, in its own words."""
+    return PermanentError(
+        "refused-by-slurm",
+        f"Slurm at {title} refused the job: {reason}",
+        "Ask for less time or fewer nodes, choose another project or partition, or ask the site.",
+    )
+
+
 class SlurmShell:
     """The command on whichever login node answers.
 
@@ -44,8 +59,7 @@ class SlurmShell:
 
     async def call(self, account: str, verb: str, /, **words: Any) -> dict[str, Any]:
         """The answer to a request, made as this account."""
-        if not _ACCOUNT.fullmatch(account) or account == "root":
-            raise PermanentError("bad-account", f"{account!r} is no user's account at {self._title}.", _ASK)
+        checked_account(account, self._title)
         if closed := self._breaker.closed_seconds():
             raise TransientError(f"{self._title}: {self._breaker.reason}", closed)
         self._breaker.begin()
@@ -98,11 +112,7 @@ class SlurmShell:
             case "no-such-job":
                 raise NoSuchJobError(reason)
             case "refused":
-                raise PermanentError(
-                    "refused-by-slurm",
-                    f"Slurm at {self._title} refused the job: {reason}",
-                    "Ask for less time or fewer nodes, choose another project or partition, or ask the site.",
-                )
+                raise refused_by_slurm(self._title, reason)
             case "disk-full":
                 raise PermanentError(
                     "disk-full",

@@ -59,7 +59,10 @@ def _table(title: str, settings: type[Any]) -> list[str]:
     inner: list[tuple[str, type[Any]]] = []
     for name, field in _fields(settings):
         lines.append(f"| `{name}` | {_type(field.type)} | {_default(field)} |")
-        inner += [(f"{title.strip('[]')}.{name}".removeprefix("the file."), each) for each in _structs(field.type)]
+        inner += [
+            (f"{title.partition(']')[0].strip('[')}.{name}".removeprefix("the file."), each)
+            for each in _structs(field.type)
+        ]
     lines.append("")
     for name, each in inner:
         lines += _table(f"[{name}]" + (f" with `{_tag(each)}`" if _tag(each) else ""), each)

@@ -187,6 +187,8 @@ def _keep_files(table: dict[str, Any], system: System) -> None:
     """Names the operator's files in full: the table moves to another folder, and they do not."""
     if isinstance(system.site, SlurmSite):
         table["site"].update(key_file=system.site.key_file, known_hosts_file=system.site.known_hosts_file)
+        if system.site.rest is not None:
+            table["site"]["rest"].update(jwt_key_file=system.site.rest.jwt_key_file, ca_file=system.site.rest.ca_file)
     else:
         table["site"]["delegation_key_file"] = system.site.delegation_key_file
         if system.site.ca_file:

@@ -108,6 +108,11 @@ def test_a_system_is_checked_for_what_no_type_says(tmp_path: Path) -> None:
     slurm = 'backend = "slurm"\nlogin_nodes = ["a:22"]\nkey_file = "k"\nknown_hosts_file = "h"\nquery_account = "q"\n'
     site = MINIMAL[MINIMAL.index("[site]") + 7 : MINIMAL.index("[partitions")]
     assert "site.qos.devel: not a partition; there are: batch" in said(site, f'{slurm}qos = {{devel = "fast"}}\n')
+    rest = 'rest = {jwt_key_file = "j", url = "%s"}\n'
+    assert "site.rest.url = 'http://slurm.example:6820': tokens would pass in the clear" in said(
+        site, slurm + rest % "http://slurm.example:6820"
+    )
+    assert "site.rest.url" in said(site, slurm + rest % "https://user@slurm.example")
     assert "write it as 10.11.0.0/16" in said('["10.0.0.0/8"]', '["10.0.0.1/8"]')
     assert "job.ports = [9000, 8000]" in said("[site]", "[job]\nports = [9000, 8000]\n[site]")
     (tmp_path / "systems" / "juwels.toml").unlink()

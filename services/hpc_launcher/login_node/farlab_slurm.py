@@ -16,7 +16,7 @@ import sys
 import tempfile
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 MOST_REQUEST_BYTES = 4 * 1024 * 1024
 MOST_READ_BYTES = 1024 * 1024
 COMMAND_SECONDS = 30
@@ -133,8 +133,21 @@ def ours(request: Any) -> bool:
 
 
 def version(request: Any) -> dict[str, Any]:
-    """What this is and which Slurm it speaks to."""
+    """What this is and, unless that does not matter, which Slurm it speaks to."""
+    if request.get("slurm") is False:
+        return {"version": VERSION}
     return {"version": VERSION, "slurm": slurm(["sbatch", "--version"]).strip()}
+
+
+def prepare(request: Any) -> dict[str, Any]:
+    """A folder with files, for a job that is made in another way."""
+    folder = tempfile.mkdtemp(prefix=checked(SESSION, request, "session") + "-", dir=jobs_folder())
+    try:
+        put(folder, request.get("files"))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return {"folder": os.path.basename(folder), "path": folder}
 
 
 def create(request: Any) -> dict[str, Any]:
@@ -157,10 +170,9 @@ def create(request: Any) -> dict[str, Any]:
         words.append("--gres=gpu:%d" % count(request, "gpus_per_node"))
     if request.get("memory_mib_per_node"):
         words.append("--mem=%dM" % count(request, "memory_mib_per_node"))
-    folder = tempfile.mkdtemp(prefix=session + "-", dir=jobs_folder())
+    prepared = prepare(request)
+    folder, name = prepared["path"], prepared["folder"]
     try:
-        put(folder, request.get("files"))
-        name = os.path.basename(folder)
         words += ["--chdir=" + folder, "--comment=%s %s" % (marks, name)]
         job = slurm(words, WRAPPER, folder).strip().split(";")[0]
         if not JOB.fullmatch(job):
@@ -200,6 +212,11 @@ def abort(request: Any) -> dict[str, Any]:
 def delete(request: Any) -> dict[str, Any]:
     """A job is cancelled and its folder removed."""
     abort(request)
+    return remove(request)
+
+
+def remove(request: Any) -> dict[str, Any]:
+    """The folder of a job is removed."""
     shutil.rmtree(folder_of(request), ignore_errors=True)
     return {}
 
@@ -291,7 +308,9 @@ def read(request: Any) -> dict[str, Any]:
     return {"content": base64.b64encode(content).decode()}
 
 
-VERBS = {each.__name__: each for each in (version, create, stage, start, abort, delete, queue, sizes, read)}
+VERBS = {
+    each.__name__: each for each in (version, prepare, create, stage, start, abort, delete, remove, queue, sizes, read)
+}
 
 
 def answer(asked: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ REAL = [
     pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(
         bool(missing()) and not os.environ.get("FARLAB_NO_SKIPS"),
-        reason=f"needs {missing()}; `.ci/run` takes them from Debian's slurm-wlm, munge and openssh-server, as root",
+        reason=f"needs {missing()}; `.ci/run` takes them as root from Debian's slurm-wlm, slurmrestd, munge ...",
     ),
 ]
 

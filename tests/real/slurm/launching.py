@@ -36,10 +36,14 @@ class Start(Story):
 
 @contextlib.asynccontextmanager
 async def launcher(
-    real: RealSlurm, folder: Path, prologue: str = "exec sleep 600", timeout_seconds: float = 20.0
+    real: RealSlurm,
+    folder: Path,
+    prologue: str = "exec sleep 600",
+    timeout_seconds: float = 20.0,
+    way: str = "ssh",
 ) -> AsyncIterator[Stage]:
     """A launcher at the site, whose jobs do this and nothing else."""
-    described = system(real)
+    described = system(real, way)
     site = msgspec.structs.replace(described.site, timeout_seconds=timeout_seconds, longest_poll_seconds=0.5)
     job = Job(prologue=[prologue])
     stage = Stage(msgspec.structs.replace(described, name=SystemName(SYSTEM), site=site, job=job), folder)

@@ -1,4 +1,4 @@
-"""A Slurm site on this machine: munge, controller, one node and sshd, on free ports and in a folder of its own.
+"""A Slurm site on this machine: munge, controller, one node, slurmrestd and sshd, in a folder of its own.
 
 Needs root. It emulates nothing: the programs are Debian's.
 """
@@ -15,12 +15,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from services._runtime.systems import DirectReach, Job, Partition, SlurmSite, System
+from services._runtime.systems import DirectReach, Job, Partition, SlurmRest, SlurmSite, System
 from services.hpc_launcher.login_node import farlab_slurm
 from tests.real import machine
 from tests.real.openssh.sshd import TUNNELS, Sshd
 
-TOOLS = ("slurmctld", "slurmd", "munged", "sshd", "sbatch")
+TOOLS = ("slurmctld", "slurmd", "munged", "sshd", "sbatch", "slurmrestd", "setpriv")
 ACCOUNT = "farlabtest"
 NODE = "127.30.0.42"
 """The address that servers on the compute node listen on."""
@@ -28,7 +28,8 @@ NODE = "127.30.0.42"
 
 def missing() -> str:
     """Which tools or rights this machine lacks, or nothing."""
-    return machine.missing(*TOOLS)
+    jwt = any(Path("/usr/lib").glob("*/slurm-wlm/auth_jwt.so"))
+    return machine.missing(*TOOLS) or ("" if jwt else "Slurm's plugin for JWT")
 
 
 class RealSlurm:
@@ -38,17 +39,19 @@ class RealSlurm:
         self.root = root
         self.view = machine.View(root, [Path(sys.prefix), Path(sys.base_prefix)])
         self.jobs = self.view.make_home(ACCOUNT) / ".farlab" / "jobs"
-        self.ports = {name: machine.free_port() for name in ("ctld", "slurmd")}
+        self.ports = {name: machine.free_port() for name in ("ctld", "slurmd", "slurmrestd")}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.conf = root / "slurm.conf"
         self.login_conf = root / "login.conf"
         self.sshd = Sshd(root, [ACCOUNT, TUNNELS], settings={"MaxSessions": "4"}, prefix=self.view.inside())
+        self.jwt_key = root / "jwt_hs256.key"
         self.service_key, self.tunnel_key = root / "service_key", root / "tunnel_key"
 
     def begin(self) -> None:
         """Starts everything and waits until the node is idle."""
         self.munge("munge")
         self._slurm()
+        self.slurmrestd()
         command = self.root / "farlab_slurm"
         shutil.copy(farlab_slurm.__file__, command)
         command.chmod(0o755)
@@ -110,6 +113,23 @@ class RealSlurm:
         """Starts the controller."""
         self.run("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
 
+    def slurmrestd(self) -> None:
+        """Starts slurmrestd, as an account without rights, and waits until it listens."""
+        port = self.ports["slurmrestd"]
+        nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "SLURM_JWT=daemon"]
+        slurmrestd = [
+            "slurmrestd",
+            "-f",
+            str(self.conf),
+            "-a",
+            "rest_auth/jwt",
+            "-s",
+            "openapi/v0.0.38",
+            f"127.0.0.1:{port}",
+        ]
+        self.run("slurmrestd", *nobody, *slurmrestd)
+        machine.until(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, self.logs)
+
     def munge(self, name: str) -> Path:
         """Starts a munge with a key and socket of its own, those it had before if it had any; its socket."""
         folder = self.root / name
@@ -132,6 +152,8 @@ class RealSlurm:
     def _slurm(self) -> None:
         for name in ("state", "spool"):
             (self.root / name).mkdir(mode=0o755)
+        self.jwt_key.touch(0o600)
+        self.jwt_key.write_bytes(os.urandom(32))
         host = socket.gethostname().split(".")[0]
         munge = self.root / "munge" / "munge.sock"
         lines = {
@@ -142,6 +164,8 @@ class RealSlurm:
             "SlurmdPort": self.ports["slurmd"],
             "AuthType": "auth/munge",
             "AuthInfo": f"socket={munge}",
+            "AuthAltTypes": "auth/jwt",
+            "AuthAltParameters": f"jwt_key={self.jwt_key}",
             "StateSaveLocation": self.root / "state",
             "SlurmdSpoolDir": self.root / "spool",
             "SlurmctldPidFile": self.root / "ctld.pid",
@@ -170,8 +194,9 @@ class RealSlurm:
         self.run("slurmd", "slurmd", "-D", "-f", str(self.conf), "-N", host)
 
 
-def system(site: RealSlurm) -> System:
-    """The site as an operator of Farlab describes it."""
+def system(site: RealSlurm, way: str = "ssh") -> System:
+    """The site as an operator of Farlab describes it, who has it asked by SSH alone or by slurmrestd too ("rest")."""
+    rest = SlurmRest(url=f"http://127.0.0.1:{site.ports['slurmrestd']}", jwt_key_file=str(site.jwt_key))
     return System(
         title="Real Slurm",
         name="real",  # type: ignore[arg-type]
@@ -180,6 +205,7 @@ def system(site: RealSlurm) -> System:
             key_file=str(site.service_key),
             known_hosts_file=str(site.sshd.known_hosts),
             query_account=ACCOUNT,
+            rest=rest if way == "rest" else None,
             poll_seconds=0.1,
             requests_per_second=200.0,
         ),

@@ -16,16 +16,18 @@ from tests.real.slurm.jobs import OWNER, description, eventually, marks, until_r
 from tests.real.slurm.site import ACCOUNT, RealSlurm, system
 
 pytestmark = REAL
+BOTH_WAYS = pytest.mark.parametrize(("way", "number"), [("ssh", 1), ("rest", 21)])
 
 
-async def test_a_job_lives_and_its_secrets_are_its_owners(real: RealSlurm) -> None:
-    site = site_of(system(real))
+@BOTH_WAYS
+async def test_a_job_lives_and_its_secrets_are_its_owners(real: RealSlurm, way: str, number: int) -> None:
+    site = site_of(system(real, way))
     try:
-        job = await site.create(description(1), OWNER)
-        assert await site.find(marks(1), OWNER) == [job]
-        assert await site.find(marks(2), OWNER) == []
+        job = await site.create(description(number), OWNER)
+        assert await site.find(marks(number), OWNER) == [job]
+        assert await site.find(marks(number + 1), OWNER) == []
         assert isinstance(await site.report(job, OWNER), Inert)
-        assert [each.session for each in await site.tagged_jobs("test", OWNER, [])] == [marks(1).session]
+        assert [each.session for each in await site.tagged_jobs("test", OWNER, [])] == [marks(number).session]
         assert list(await site.tagged_jobs("test", OWNER, [job])) == []
         await site.stage(job, {"secret.json": b"canary-4711"}, OWNER)
         folder = real.jobs / job.partition("@")[2]
@@ -48,10 +50,11 @@ async def _wrote(site: Site, job: str) -> bool:
     return (await site.sizes(job, OWNER)).get("stdout", 0) > 5
 
 
-async def test_a_running_job_is_aborted_and_one_nobody_knows_is_gone(real: RealSlurm) -> None:
-    site = site_of(system(real))
+@BOTH_WAYS
+async def test_a_running_job_is_aborted_and_one_nobody_knows_is_gone(real: RealSlurm, way: str, number: int) -> None:
+    site = site_of(system(real, way))
     try:
-        job = await site.create(description(3), OWNER)
+        job = await site.create(description(number + 2), OWNER)
         await site.start(job, OWNER)
         await until_report(site, job, Running)
         await site.abort(job, OWNER)
@@ -69,17 +72,18 @@ async def test_a_running_job_is_aborted_and_one_nobody_knows_is_gone(real: RealS
         await site.close()
 
 
-async def test_what_slurm_refuses_is_said_and_leaves_no_folder(real: RealSlurm) -> None:
-    site = site_of(system(real))
+@BOTH_WAYS
+async def test_what_slurm_refuses_is_said_and_leaves_no_folder(real: RealSlurm, way: str, number: int) -> None:
+    site = site_of(system(real, way))
     folder = real.jobs
     try:
-        for asked in (description(4, runtime_seconds=7200), description(4, nodes=50)):
+        for asked in (description(number + 3, runtime_seconds=7200), description(number + 3, nodes=50)):
             with pytest.raises(PermanentError) as refused:
                 await site.create(asked, OWNER)
             assert refused.value.code == "refused-by-slurm"
         with pytest.raises(PermanentError, match="Slurm at Real Slurm refused"):
-            await site.create(msgspec.structs.replace(description(4), partition="none"), OWNER)
-        assert not list(folder.glob(f"{marks(4).session}-*"))
+            await site.create(msgspec.structs.replace(description(number + 3), partition="none"), OWNER)
+        assert not list(folder.glob(f"{marks(number + 3).session}-*"))
     finally:
         await site.close()
 
@@ -87,7 +91,7 @@ async def test_what_slurm_refuses_is_said_and_leaves_no_folder(real: RealSlurm) 
 async def test_one_query_serves_all_who_wait(real: RealSlurm) -> None:
     site = site_of(system(real))
     asked = 0
-    shell = site._shell  # type: ignore[attr-defined]
+    shell = site._calls  # type: ignore[attr-defined]
     call = shell.call
 
     async def counted(account: str, verb: str, /, **words: object) -> object:

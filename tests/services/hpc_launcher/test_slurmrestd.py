@@ -1,0 +1,235 @@
+"""What slurmrestd may answer, and what its client makes of it. The real one is in `tests/real/slurm`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from services._runtime.errors import PermanentError, TransientError
+from services._runtime.systems import SlurmRest, SlurmSite
+from services._runtime.vault import KeyFileError
+from services.hpc_launcher.slurm_documents import RestJob, listed, submission, versions
+from services.hpc_launcher.slurm_shell import NoSuchJobError
+from services.hpc_launcher.slurm_tokens import LIFETIME_SECONDS, SlurmTokens
+from services.hpc_launcher.slurmrestd import Slurmrestd
+
+OFFER = {"paths": {"/slurm/v0.0.37/jobs/": {}, "/slurm/v0.0.38/jobs/": {}, "/openapi": {}}}
+MARKS = "farlab-installation-test farlab-hub-hub farlab-session-01k"
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    file = tmp_path / "jwt_hs256.key"
+    file.touch(0o600)
+    file.write_bytes(os.urandom(32))
+    return file
+
+
+class Answers:
+    """A server that gives the one answer it was told to, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.status, self.body = 200, "{}"
+        self.offer: object = OFFER
+        self.asked: list[web.Request] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(request)
+        if request.path == "/openapi/v3":
+            return web.json_response(self.offer)
+        return web.Response(status=self.status, text=self.body, content_type="application/json")
+
+    def says(self, status: int, body: object) -> None:
+        self.status, self.body = status, body if isinstance(body, str) else json.dumps(body)
+
+
+@contextlib.asynccontextmanager
+async def asked(answers: Answers, key: Path) -> AsyncIterator[Slurmrestd]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answers.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    site = SlurmSite(login_nodes=["a:22"], key_file="", known_hosts_file="", query_account="queue")
+    slurmrestd = Slurmrestd("Cluster", site, SlurmRest(url=url, jwt_key_file=str(key)))
+    try:
+        yield slurmrestd
+    finally:
+        await slurmrestd.close()
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "means", "words"),
+    [
+        (200, "<html>welcome</html>", TransientError, "HTTP 200 and not with its JSON"),
+        (200, {"errors": "many"}, TransientError, "not with its JSON"),
+        (200, "[" * 10_000, TransientError, "not with its JSON"),
+        (502, "bad gateway", TransientError, "HTTP 502 and not with its JSON"),
+        (503, {}, TransientError, "answered HTTP 503"),
+        (302, {}, TransientError, "answered HTTP 302"),
+        (401, "Authentication failure", TransientError, "does not let this service act as ada"),
+        (
+            500,
+            {"errors": [{"error_number": 1007, "error": "no"}]},
+            TransientError,
+            "does not let this service act as ada",
+        ),
+        (500, {"errors": [{"error_number": 5004, "error": "timed out"}]}, TransientError, "controller does not answer"),
+        (500, {"errors": [{"error_number": -1, "error": "?"}]}, TransientError, "does not answer, or does not believe"),
+        (
+            500,
+            {"errors": [{"error_code": 2027, "error": "standby"}]},
+            TransientError,
+            "controller does not answer: standby",
+        ),
+        (
+            500,
+            {"errors": [{"error_code": 2050, "error": "Job violates\nlimits"}]},
+            PermanentError,
+            "Job violates limits",
+        ),
+        (500, {"errors": [{"error_number": 2017, "error": "Invalid job id"}]}, NoSuchJobError, "Invalid job id"),
+    ],
+)
+async def test_every_answer_has_its_meaning(
+    key: Path, status: int, body: object, means: type[Exception], words: str
+) -> None:
+    answers = Answers()
+    async with asked(answers, key) as slurmrestd:
+        answers.says(status, body)
+        with pytest.raises(means, match=words):
+            await slurmrestd.ask("ada", "GET", "/job/1")
+
+
+async def test_the_newest_version_that_both_know_is_asked_for_once(key: Path) -> None:
+    answers = Answers()
+    async with asked(answers, key) as slurmrestd:
+        for _ in range(2):
+            await slurmrestd.ask("ada", "GET", "/jobs")
+    assert [each.path for each in answers.asked] == ["/openapi/v3", "/slurm/v0.0.38/jobs", "/slurm/v0.0.38/jobs"]
+    assert [each.headers["X-SLURM-USER-NAME"] for each in answers.asked] == ["queue", "ada", "ada"]
+
+
+async def test_versions_that_nobody_here_knows_are_named(key: Path) -> None:
+    answers = Answers()
+    answers.offer = {"paths": {"/slurm/v0.0.101/jobs/": {}, "/slurm/v0.0.99/jobs/": {}}}
+    async with asked(answers, key) as slurmrestd:
+        with pytest.raises(
+            PermanentError, match=r"offers v0\.0\.99, v0\.0\.101; this release of Farlab knows v0\.0\.38"
+        ):
+            await slurmrestd.ask("ada", "GET", "/jobs")
+
+
+async def test_no_word_of_a_failure_holds_a_token_or_the_key(key: Path) -> None:
+    answers = Answers()
+    async with asked(answers, key) as slurmrestd:
+        answers.says(401, "")
+        for _ in range(6):
+            with pytest.raises(TransientError) as failed:
+                await slurmrestd.ask("queue", "GET", "/jobs")
+            token = answers.asked[-1].headers["X-SLURM-USER-TOKEN"]
+            assert token.split(".")[2] not in repr(failed.value) + str(slurmrestd.troubles())
+        assert slurmrestd.troubles() == [
+            "Cluster: its Slurm controller does not believe this service's tokens "
+            "(jwt_key_file is not its key, or a clock is minutes off)"
+        ]
+        before = len(answers.asked)
+        with pytest.raises(TransientError):
+            await slurmrestd.ask("queue", "GET", "/jobs")
+        assert len(answers.asked) == before
+
+
+@pytest.mark.parametrize("account", ["root", "ada\r\nX-Other: 1", "", "Ada"])
+async def test_no_token_is_made_for_what_is_no_users_account(key: Path, account: str) -> None:
+    async with asked(answers := Answers(), key) as slurmrestd:
+        with pytest.raises(PermanentError, match="no user's account"):
+            await slurmrestd.ask(account, "GET", "/jobs")
+    assert answers.asked == []
+
+
+def test_a_token_is_for_one_user_and_for_minutes(key: Path) -> None:
+    now = 1_800_000_000.0
+    tokens = SlurmTokens(key, clock=lambda: now)
+    token = tokens.token("ada")
+    said = jwt.decode(token, OctKey.import_key(key.read_bytes()), algorithms=["HS256"])
+    assert said.claims == {"sun": "ada", "iat": int(now), "exp": int(now) + LIFETIME_SECONDS}
+    now += 100
+    assert (tokens.token("ada") == token, tokens.token("eve") == token) == (True, False)
+    now += 100
+    assert tokens.token("ada") != token
+
+
+def test_a_key_that_others_may_read_or_that_is_short_is_refused(key: Path) -> None:
+    key.chmod(0o640)
+    with pytest.raises(KeyFileError, match="others may read it"):
+        SlurmTokens(key)
+    key.chmod(0o600)
+    key.write_bytes(b"short")
+    with pytest.raises(KeyFileError, match="5 bytes are no key for HS256"):
+        SlurmTokens(key)
+
+
+def test_versions_are_ordered_by_number() -> None:
+    paths = ["/slurm/v0.0.100/jobs", "/slurm/v0.0.39/jobs", "/slurmdb/v0.0.40/jobs", "/slurm/v0.0.39/diag", "/openapi"]
+    assert versions(paths) == ["v0.0.39", "v0.0.100"]
+
+
+def test_what_makes_a_job() -> None:
+    asked = {
+        "session": "01k",
+        "marks": MARKS,
+        "partition": "batch",
+        "account": "ztrain",
+        "qos": "",
+        "reservation": "",
+        "nodes": 2,
+        "minutes": 90,
+        "tasks": 2,
+        "cpus_per_task": 0,
+        "gpus_per_node": 4,
+        "memory_mib_per_node": 512,
+        "files": {"secret": "canary"},
+    }
+    made = submission(asked, "01k-abcdefgh", "/home/ada/.farlab/jobs/01k-abcdefgh")
+    assert made == {
+        "script": "#!/bin/bash\nexec /bin/bash ./start.sh\n",
+        "job": {
+            "name": "farlab-01k",
+            "comment": f"{MARKS} 01k-abcdefgh",
+            "current_working_directory": "/home/ada/.farlab/jobs/01k-abcdefgh",
+            "standard_output": "/home/ada/.farlab/jobs/01k-abcdefgh/stdout",
+            "standard_error": "/home/ada/.farlab/jobs/01k-abcdefgh/stderr",
+            "open_mode": "append",
+            "no_requeue": True,
+            "hold": True,
+            "nodes": 2,
+            "time_limit": 90,
+            "environment": {"SLURM_EXPORT_ENV": "NONE", "SLURM_GET_USER_ENV": "1"},
+            "partition": "batch",
+            "account": "ztrain",
+            "tasks": 2,
+            "memory_per_node": 512,
+            "gres": "gpu:4",
+        },
+    }
+
+
+def test_only_jobs_with_our_mark_are_told() -> None:
+    held = RestJob(7, "ada", MARKS, "PENDING", "JobHeldUser", 0)
+    runs = RestJob(8, "ada", MARKS, "RUNNING", "None", 0, start_time=1, restart_cnt=2)
+    others = [RestJob(9, "eve", "a comment"), RestJob(10, "eve", None)]
+    told = listed([held, runs, *others], "farlab-installation-")
+    assert [(each["job"], each["state"], each["reason"], each["starts_at"], each["restarts"]) for each in told] == [
+        ("7", "PENDING", "JobHeldUser", 0, 0),
+        ("8", "RUNNING", "None", 1, 2),
+    ]
