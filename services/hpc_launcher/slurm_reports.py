@@ -41,6 +41,7 @@ _WAITING = {
     "PartitionNodeLimit": "It asks for more nodes than the partition allows; stop it and ask for fewer.",
     "NodeDown": "A node it needs is down.",
     "JobHeldAdmin": "An administrator of the site holds it back.",
+    "BadConstraints": "It asks for more than the nodes of the partition have; stop it and ask for less.",
     "Licenses": "It waits for licences.",
     "Cleaning": "Nodes are being cleaned up after an earlier run.",
 }

@@ -238,7 +238,8 @@ def queue(request: Any) -> dict[str, Any]:
     if not isinstance(wanted, list) or not all(isinstance(job, str) and JOB.fullmatch(job) for job in wanted):
         raise RefusedError("bad-request", "jobs is not acceptable")
     try:
-        said = json.loads(slurm(["squeue", "--json"]))
+        # Older ones tell all jobs with --json whatever is asked; newer ones leave out those that ended, and the hidden.
+        said = json.loads(slurm(["squeue", "--json", "--all", "--states=all"]))
         listed = [each for each in said["jobs"] if str(each.get("comment") or "").startswith(MARK)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RefusedError("unreadable", "squeue --json did not answer with JSON that this program knows") from None

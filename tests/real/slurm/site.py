@@ -21,6 +21,8 @@ from tests.real import machine
 from tests.real.openssh.sshd import TUNNELS, Sshd
 
 TOOLS = ("slurmctld", "slurmd", "munged", "sshd", "sbatch", "slurmrestd", "setpriv")
+OTHER = os.environ.get("FARLAB_SLURM_ROOT", "")
+"""Where another release of Debian is unpacked, whose programs the site runs; without it, this machine's."""
 ACCOUNT = "farlabtest"
 NODE = "127.30.0.42"
 """The address that servers on the compute node listen on."""
@@ -28,7 +30,7 @@ NODE = "127.30.0.42"
 
 def missing() -> str:
     """Which tools or rights this machine lacks, or nothing."""
-    jwt = any(Path("/usr/lib").glob("*/slurm-wlm/auth_jwt.so"))
+    jwt = any(Path(f"{OTHER}/usr/lib").glob("*/slurm-wlm/auth_jwt.so"))
     return machine.missing(*TOOLS) or ("" if jwt else "Slurm's plugin for JWT")
 
 
@@ -43,12 +45,18 @@ class RealSlurm:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.conf = root / "slurm.conf"
         self.login_conf = root / "login.conf"
-        self.sshd = Sshd(root, [ACCOUNT, TUNNELS], settings={"MaxSessions": "4"}, prefix=self.view.inside())
+        self.sshd = Sshd(root, [ACCOUNT, TUNNELS], settings={"MaxSessions": "4"}, prefix=self.inside())
         self.jwt_key = root / "jwt_hs256.key"
         self.service_key, self.tunnel_key = root / "service_key", root / "tunnel_key"
 
+    def inside(self, *command: str) -> list[str]:
+        """The command that runs this one at the site."""
+        return self.view.inside(*(["chroot", OTHER] if OTHER else []), *command)
+
     def begin(self) -> None:
         """Starts everything and waits until the node is idle."""
+        if OTHER:
+            self._enter_other()
         self.munge("munge")
         self._slurm()
         self.slurmrestd()
@@ -74,9 +82,14 @@ class RealSlurm:
 
     def slurm(self, *command: str) -> bytes:
         """What one of Slurm's commands says to root."""
-        environment = {**os.environ, "SLURM_CONF": str(self.conf)}
         return subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=30
+            self.inside(*command),
+            env={**os.environ, "SLURM_CONF": str(self.conf)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            timeout=30,
+            cwd="/",
         ).stdout
 
     def until_idle(self) -> None:
@@ -91,7 +104,7 @@ class RealSlurm:
         """Starts a program of the site in the foreground of its own."""
         with (self.root / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                self.view.inside(*command),
+                self.inside(*command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -124,7 +137,7 @@ class RealSlurm:
             "-a",
             "rest_auth/jwt",
             "-s",
-            "openapi/v0.0.38",
+            "openapi/slurmctld" if OTHER else "openapi/v0.0.38",
             f"127.0.0.1:{port}",
         ]
         self.run("slurmrestd", *nobody, *slurmrestd)
@@ -149,6 +162,14 @@ class RealSlurm:
         at = f"socket={self.root}/munge/munge.sock"
         self.login_conf.write_text(self.conf.read_text().replace(at, f"socket={munge}"))
 
+    def _enter_other(self) -> None:
+        """Lets the other release see this machine's files where the site has its own, and its accounts."""
+        (self.root / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        for name in ("proc", "dev", "sys", "tmp", "run", "home", "etc/passwd", "etc/group", "etc/hosts"):
+            if name.startswith("etc/"):
+                Path(OTHER, name).touch()
+            subprocess.run(self.view.inside("mount", "--rbind", f"/{name}", f"{OTHER}/{name}"), check=True)
+
     def _slurm(self) -> None:
         for name in ("state", "spool"):
             (self.root / name).mkdir(mode=0o755)
@@ -171,18 +192,14 @@ class RealSlurm:
             "SlurmctldPidFile": self.root / "ctld.pid",
             "SlurmdPidFile": self.root / "slurmd.pid",
             "ProctrackType": "proctrack/linuxproc",
-            "TaskPlugin": "task/none",
-            "JobAcctGatherType": "jobacct_gather/none",
-            "AccountingStorageType": "accounting_storage/none",
             "SelectType": "select/cons_tres",
             "SelectTypeParameters": "CR_Core",
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,bf_interval=1",
             "ReturnToService": 2,
-            "MpiDefault": "none",
             "MessageTimeout": 5,
             "KillWait": 1,
             "EnforcePartLimits": "ALL",
-            "NodeName": f"{host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN",
+            "NodeName": f"{host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} RealMemory=1024 State=UNKNOWN",
         }
         partition = f"Nodes={host} MaxTime=60 State=UP OverSubscribe=FORCE:16"
         partitions = (
