@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-KNOWN = ("v0.0.38",)
-"""Versions of the API, the newest last. Each was tried with a real slurmrestd: later ones shape their fields anew."""
+OLDEST = "v0.0.38"
+KNOWN = (OLDEST, "v0.0.40", "v0.0.41", "v0.0.42")
+"""Versions of the API, the newest last. Each was tried with a real slurmrestd, of Slurm 22.05 and of 24.11."""
 
 WRAPPER = "#!/bin/bash\nexec /bin/bash ./start.sh\n"
 _PATH = re.compile(r"/slurm/(v\d+\.\d+\.\d+)/")
@@ -50,16 +51,36 @@ class Problem(msgspec.Struct, frozen=True):
         return said or f"error {self.number}"
 
 
+class Number(msgspec.Struct, frozen=True):
+    """A number as versions since v0.0.39 write it, where Slurm knows more than numbers."""
+
+    number: int = 0
+    set: bool = True
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """The signal that ended a job."""
+
+    id: Number = Number()
+
+
+class ExitCode(msgspec.Struct, frozen=True):
+    """How a job ended, as versions since v0.0.39 write it."""
+
+    return_code: Number = Number()
+    signal: Signal = Signal()
+
+
 class RestJob(msgspec.Struct, frozen=True):
-    """A job as v0.0.38 tells it. Times are seconds since 1970, `exit_code` is that of wait(2)."""
+    """A job, in v0.0.38 and later. Times are seconds since 1970, a plain exit code is that of wait(2)."""
 
     job_id: int
     user_name: str | None = None
     comment: str | None = None
-    job_state: str | None = None
+    job_state: str | list[str] | None = None
     state_reason: str | None = None
-    exit_code: int | None = None
-    start_time: int | None = None
+    exit_code: int | ExitCode | None = None
+    start_time: int | Number | None = None
     restart_cnt: int | None = None
 
     @property
@@ -94,8 +115,9 @@ def versions(paths: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda version: [int(part) for part in version.removeprefix("v").split(".")])
 
 
-def submission(asked: Mapping[str, Any], folder: str, path: str) -> dict[str, Any]:
+def submission(version: str, asked: Mapping[str, Any], folder: str, path: str) -> dict[str, Any]:
     """The document that makes a held job, in its folder at this path."""
+    old = version == OLDEST
     job: dict[str, Any] = {
         "name": f"farlab-{asked['session']}",
         "comment": f"{asked['marks']} {folder}",
@@ -103,28 +125,31 @@ def submission(asked: Mapping[str, Any], folder: str, path: str) -> dict[str, An
         "standard_output": f"{path}/stdout",
         "standard_error": f"{path}/stderr",
         "open_mode": "append",
-        "no_requeue": True,  # not in the API's description, and `requeue: false` is taken and does nothing
         "hold": True,
-        "nodes": asked["nodes"],
-        "time_limit": asked["minutes"],
-        # What `sbatch --export=NONE` does: the job has the environment of a login, and nothing of ours.
-        "environment": {"SLURM_EXPORT_ENV": "NONE", "SLURM_GET_USER_ENV": "1"},
+        "nodes": asked["nodes"] if old else str(asked["nodes"]),
+        "time_limit": _counted(old, asked["minutes"]),
+        "environment": _ENVIRONMENT if old else [f"{name}={value}" for name, value in _ENVIRONMENT.items()],
     }
-    for ours, theirs in (
-        ("partition", "partition"),
-        ("account", "account"),
-        ("qos", "qos"),
-        ("reservation", "reservation"),
-        ("tasks", "tasks"),
-        ("cpus_per_task", "cpus_per_task"),
-        ("memory_mib_per_node", "memory_per_node"),
-    ):
-        if asked.get(ours):
-            job[theirs] = asked[ours]
+    if old:
+        job["no_requeue"] = True  # not in the API's description; it takes `requeue: false`, which does nothing there
+    else:
+        job.update(requeue=False, script=WRAPPER)
+    for name in ("partition", "account", "qos", "reservation", "tasks", "cpus_per_task"):
+        if asked.get(name):
+            job[name] = asked[name]
+    if asked.get("memory_mib_per_node"):
+        job["memory_per_node"] = _counted(old, asked["memory_mib_per_node"])
     if asked.get("gpus_per_node"):
-        job["gres"] = f"gpu:{asked['gpus_per_node']}"
-    return {"job": job, "script": WRAPPER}
+        job["gres" if old else "tres_per_node"] = f"{'' if old else 'gres/'}gpu:{asked['gpus_per_node']}"
+    return {"job": job, "script": WRAPPER} if old else {"job": job}
 
+
+def _counted(old: bool, number: int) -> int | dict[str, object]:
+    return number if old else {"set": True, "number": number}
+
+
+_ENVIRONMENT = {"SLURM_EXPORT_ENV": "NONE", "SLURM_GET_USER_ENV": "1"}
+"""What `sbatch --export=NONE` sets: the job has the environment of a login, and nothing of ours."""
 
 RELEASE = {"hold": False}
 """The document that lets a held job begin."""
@@ -140,9 +165,21 @@ def _told(job: RestJob) -> dict[str, Any]:
         "job": str(job.job_id),
         "account": job.user_name or "",
         "comment": job.comment or "",
-        "state": job.job_state or "",
+        "state": " ".join(job.job_state) if isinstance(job.job_state, list) else job.job_state or "",
         "reason": job.state_reason or "",
-        "status": job.exit_code,
-        "starts_at": job.start_time or 0,
+        "status": _status(job.exit_code),
+        "starts_at": _plain(job.start_time),
         "restarts": job.restart_cnt or 0,
     }
+
+
+def _plain(value: int | Number | None) -> int:
+    if isinstance(value, Number):
+        return value.number if value.set else 0
+    return value or 0
+
+
+def _status(code: int | ExitCode | None) -> int | None:
+    if isinstance(code, ExitCode):
+        return (_plain(code.return_code) << 8) + _plain(code.signal.id)
+    return code

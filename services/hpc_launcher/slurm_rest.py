@@ -63,7 +63,10 @@ class SlurmRestCalls:
     async def _create(self, account: str, words: dict[str, Any]) -> dict[str, Any]:
         made = await self._shell.call(account, "prepare", session=words["session"], files=words["files"])
         folder, path = str(made["folder"]), str(made["path"])
-        document = documents.submission(words, folder, path)
+
+        def document(version: str) -> dict[str, Any]:
+            return documents.submission(version, words, folder, path)
+
         try:
             said = await self._slurmrestd.ask(account, "POST", "/job/submit", document)
         except (NeverArrivedError, PermanentError):
@@ -91,7 +94,8 @@ class SlurmRestCalls:
         return any(job.words[-1:] == [words["folder"]] and job.user_name == account for job in said.jobs)
 
     async def _version(self, account: str) -> dict[str, Any]:
-        await self._slurmrestd.ask(account, "GET", "/ping")
+        # Newer ones answer /ping to anybody, and while the controller is away.
+        await self._slurmrestd.ask(account, "GET", "/partitions")
         said = await self._shell.call(account, "version", slurm=False)
         if int(said.get("version", 0)) < SINCE_VERSION:
             raise PermanentError(

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -43,6 +44,8 @@ MOST_ANSWER_BYTES = 256 * 1024 * 1024
 _UNBELIEVED = "does not believe this service's tokens (jwt_key_file is not its key, or a clock is minutes off)"
 
 Answer = TypeVar("Answer")
+Worded = Callable[[str], Mapping[str, Any]]
+"""A document in the words of a version of the API."""
 
 
 class NeverArrivedError(TransientError):
@@ -69,8 +72,10 @@ class Slurmrestd:
             trust_env=False,
         )
 
-    async def ask(self, account: str, method: str, path: str, document: object = None) -> Said:
-        """The answer to a request made as this account; `path` is what follows the version."""
+    async def ask(
+        self, account: str, method: str, path: str, document: Mapping[str, Any] | Worded | None = None
+    ) -> Said:
+        """The answer to a request made as this account; `path` is what follows the version of the API."""
         checked_account(account, self._title)
         if closed := self._breaker.closed_seconds():
             raise TransientError(f"{self._title}: {self._breaker.reason}", closed)
@@ -78,6 +83,8 @@ class Slurmrestd:
         try:
             async with self._limiter.turn(), asyncio.timeout(self._timeout_seconds):
                 version = self._version or await self._negotiated()
+                if callable(document):
+                    document = document(version)
                 status, body = await self._send(account, method, f"/slurm/{version}{path}", document)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise self._failed(

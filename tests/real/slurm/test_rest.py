@@ -18,7 +18,7 @@ from services.hpc_launcher.ports import Finished, Running, Site, Unknown
 from services.hpc_launcher.slurm_tokens import LIFETIME_SECONDS, SlurmTokens
 from tests.real.slurm.conftest import REAL
 from tests.real.slurm.jobs import OWNER, description, eventually, marks, until_report
-from tests.real.slurm.launching import Start, end_of, history, launcher, runs
+from tests.real.slurm.launching import Start, again, end_of, history, launcher, runs
 from tests.real.slurm.site import RealSlurm, system
 
 pytestmark = REAL
@@ -58,7 +58,7 @@ async def test_with_another_key_a_start_waits_and_a_job_is_unknown(real: RealSlu
             await site.create(description(31), OWNER)
         report = await site.report(f"1@{marks(31).session}-abcdefgh", OWNER)
         assert isinstance(report, Unknown)
-        assert "Real Slurm: its Slurm controller does not answer, or does not believe" in report.evidence
+        assert "does not believe this service's tokens" in report.evidence
     [folder] = folders(real, 31)  # kept for a job of which nobody knows whether it exists
     shutil.rmtree(folder)
     assert b"farlab-01k" not in real.slurm("squeue", "--noheader", "--format=%j")
@@ -176,7 +176,7 @@ async def test_a_start_waits_for_slurmrestd_and_says_so_then_runs_and_stops(real
             await stage.said(story, "ProgressReported")
         finally:
             real.slurmrestd()
-        stage.log.redeliver("hpc-launcher")
+        await again(stage, story)
         await runs(stage, story)
         said = [str(each) for each in await history(stage, story) if type(each).__name__ == "ProgressReported"]
         assert "Waiting for the site: Real Slurm: its slurmrestd cannot be reached" in said[0]

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 from joserfc import jwt
@@ -16,7 +17,7 @@ from joserfc.jwk import OctKey
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.systems import SlurmRest, SlurmSite
 from services._runtime.vault import KeyFileError
-from services.hpc_launcher.slurm_documents import RestJob, listed, submission, versions
+from services.hpc_launcher.slurm_documents import KNOWN, RestJob, Said, listed, submission, versions
 from services.hpc_launcher.slurm_shell import NoSuchJobError
 from services.hpc_launcher.slurm_tokens import LIFETIME_SECONDS, SlurmTokens
 from services.hpc_launcher.slurmrestd import Slurmrestd
@@ -125,7 +126,7 @@ async def test_versions_that_nobody_here_knows_are_named(key: Path) -> None:
     answers.offer = {"paths": {"/slurm/v0.0.101/jobs/": {}, "/slurm/v0.0.99/jobs/": {}}}
     async with asked(answers, key) as slurmrestd:
         with pytest.raises(
-            PermanentError, match=r"offers v0\.0\.99, v0\.0\.101; this release of Farlab knows v0\.0\.38"
+            PermanentError, match=r"offers v0\.0\.99, v0\.0\.101; this release of Farlab knows v0\.0\.38, v"
         ):
             await slurmrestd.ask("ada", "GET", "/jobs")
 
@@ -184,44 +185,90 @@ def test_versions_are_ordered_by_number() -> None:
     assert versions(paths) == ["v0.0.39", "v0.0.100"]
 
 
-def test_what_makes_a_job() -> None:
-    asked = {
-        "session": "01k",
-        "marks": MARKS,
-        "partition": "batch",
-        "account": "ztrain",
-        "qos": "",
-        "reservation": "",
-        "nodes": 2,
-        "minutes": 90,
-        "tasks": 2,
-        "cpus_per_task": 0,
-        "gpus_per_node": 4,
-        "memory_mib_per_node": 512,
-        "files": {"secret": "canary"},
-    }
-    made = submission(asked, "01k-abcdefgh", "/home/ada/.farlab/jobs/01k-abcdefgh")
-    assert made == {
-        "script": "#!/bin/bash\nexec /bin/bash ./start.sh\n",
+FOLDER = "01k-abcdefgh"
+PATH = f"/home/ada/.farlab/jobs/{FOLDER}"
+ASKED = {
+    "session": "01k",
+    "marks": MARKS,
+    "partition": "batch",
+    "account": "ztrain",
+    "qos": "",
+    "reservation": "",
+    "nodes": 2,
+    "minutes": 90,
+    "tasks": 2,
+    "cpus_per_task": 0,
+    "gpus_per_node": 4,
+    "memory_mib_per_node": 512,
+    "files": {"secret": "canary"},
+}
+ALWAYS = {
+    "name": "farlab-01k",
+    "comment": f"{MARKS} {FOLDER}",
+    "current_working_directory": PATH,
+    "standard_output": f"{PATH}/stdout",
+    "standard_error": f"{PATH}/stderr",
+    "open_mode": "append",
+    "hold": True,
+    "partition": "batch",
+    "account": "ztrain",
+    "tasks": 2,
+}
+SCRIPT = "#!/bin/bash\nexec /bin/bash ./start.sh\n"
+
+
+def test_what_makes_a_job_in_the_oldest_version() -> None:
+    assert submission("v0.0.38", ASKED, FOLDER, PATH) == {
+        "script": SCRIPT,
         "job": {
-            "name": "farlab-01k",
-            "comment": f"{MARKS} 01k-abcdefgh",
-            "current_working_directory": "/home/ada/.farlab/jobs/01k-abcdefgh",
-            "standard_output": "/home/ada/.farlab/jobs/01k-abcdefgh/stdout",
-            "standard_error": "/home/ada/.farlab/jobs/01k-abcdefgh/stderr",
-            "open_mode": "append",
-            "no_requeue": True,
-            "hold": True,
+            **ALWAYS,
             "nodes": 2,
             "time_limit": 90,
             "environment": {"SLURM_EXPORT_ENV": "NONE", "SLURM_GET_USER_ENV": "1"},
-            "partition": "batch",
-            "account": "ztrain",
-            "tasks": 2,
+            "no_requeue": True,
             "memory_per_node": 512,
             "gres": "gpu:4",
         },
     }
+
+
+@pytest.mark.parametrize("version", KNOWN[1:])
+def test_what_makes_a_job_in_later_versions(version: str) -> None:
+    assert submission(version, ASKED, FOLDER, PATH) == {
+        "job": {
+            **ALWAYS,
+            "script": SCRIPT,
+            "nodes": "2",
+            "time_limit": {"set": True, "number": 90},
+            "environment": ["SLURM_EXPORT_ENV=NONE", "SLURM_GET_USER_ENV=1"],
+            "requeue": False,
+            "memory_per_node": {"set": True, "number": 512},
+            "tres_per_node": "gres/gpu:4",
+        },
+    }
+
+
+def test_a_job_means_the_same_in_every_version() -> None:
+    old = {"job_state": "FAILED", "exit_code": 75 << 8 | 9, "start_time": 1_800_000_000, "state_reason": "None"}
+    new = {
+        "job_state": ["FAILED"],
+        "exit_code": {
+            "status": ["ERROR"],
+            "return_code": {"set": True, "infinite": False, "number": 75},
+            "signal": {"id": {"set": True, "infinite": False, "number": 9}, "name": "KILL"},
+        },
+        "start_time": {"set": True, "infinite": False, "number": 1_800_000_000},
+        "state_reason": "None",
+    }
+    told = []
+    for each in (old, new):
+        said = {"jobs": [{"job_id": 7, "user_name": "ada", "comment": MARKS, "restart_cnt": 0, **each}]}
+        told += listed(msgspec.json.decode(msgspec.json.encode(said), type=Said, strict=False).jobs, "farlab-")
+    assert told[0] == told[1]
+    assert (told[0]["status"], told[0]["starts_at"], told[0]["state"]) == (75 << 8 | 9, 1_800_000_000, "FAILED")
+    unset = {"job_id": 7, "comment": MARKS, "start_time": {"set": False, "number": 0}, "exit_code": {"signal": {}}}
+    [told_unset] = listed([msgspec.convert(unset, RestJob)], "farlab-")
+    assert (told_unset["status"], told_unset["starts_at"]) == (0, 0)
 
 
 def test_only_jobs_with_our_mark_are_told() -> None:
