@@ -45,6 +45,7 @@ _WAITING = {
     "Licenses": "It waits for licences.",
     "Cleaning": "Nodes are being cleaned up after an earlier run.",
 }
+_PASSING = ("COMPLETING", "CONFIGURING")
 _ENDS = {
     "TIMEOUT": "it reached its time limit",
     "DEADLINE": "it could not end before its deadline, a time limit of the site",
@@ -60,7 +61,8 @@ _ENDS = {
 def report(job: SlurmJob) -> JobReport:
     """What the state means."""
     states = job.state.split()
-    state = states[0].rstrip("+") if states else ""
+    # Slurm 22.05 tells what a job goes through in place of its state, later ones beside it.
+    state = next((each for each in _PASSING if each in states), states[0].rstrip("+") if states else "")
     match state:
         case "PENDING" | "REQUEUED" | "REQUEUE_FED" | "REQUEUE_HOLD" | "SPECIAL_EXIT" | "RESV_DEL_HOLD":
             if state == "PENDING" and job.reason == "JobHeldUser" and not job.restarts:

@@ -87,9 +87,7 @@ class Slurmrestd:
                     document = document(version)
                 status, body = await self._send(account, method, f"/slurm/{version}{path}", document)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise self._failed(
-                f"its slurmrestd cannot be reached ({type(error).__name__})", NeverArrivedError
-            ) from None
+            raise self._failed(f"its slurmrestd {_unreached(error)}", NeverArrivedError) from None
         except (TimeoutError, httpx.TimeoutException):
             raise self._failed(f"its slurmrestd did not answer in {self._timeout_seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -124,7 +122,7 @@ class Slurmrestd:
         self._version = [version for version in KNOWN if version in offered][-1]
         return self._version
 
-    async def _send(self, account: str, method: str, path: str, document: object = None) -> tuple[int, bytes]:
+    async def _send(self, account: str, method: str, path: str, document: object = None) -> tuple[int, bytearray]:
         headers = {
             "Accept": "application/json",
             "X-SLURM-USER-NAME": account,
@@ -139,9 +137,9 @@ class Slurmrestd:
                 body += piece
                 if len(body) > MOST_ANSWER_BYTES:
                     raise httpx.DecodingError("the answer is too large", request=response.request)
-            return response.status_code, bytes(body)
+            return response.status_code, body
 
-    def _decoded(self, account: str, status: int, body: bytes, kind: type[Answer]) -> Answer:
+    def _decoded(self, account: str, status: int, body: bytearray, kind: type[Answer]) -> Answer:
         try:
             return msgspec.json.decode(body, type=kind, strict=False)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -178,6 +176,12 @@ class Slurmrestd:
     def _failed(self, reason: str, kind: type[TransientError] = TransientError) -> TransientError:
         self._breaker.failed(reason)
         return kind(f"{self._title}: {reason}")
+
+
+def _unreached(error: httpx.TransportError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "has a certificate that is not trusted here; site.rest.ca_file names the CA"
+    return f"cannot be reached ({type(error).__name__})"
 
 
 def _trust(ca_file: str) -> ssl.SSLContext | bool:

@@ -225,7 +225,8 @@ def plain(value: Any) -> Any:
     """A number or a state as Slurm 22.05 writes it, of the forms later versions have."""
     if isinstance(value, dict):
         if "return_code" in value:
-            return (plain(value["return_code"]) or 0) << 8
+            signal = value.get("signal") or {}
+            return ((plain(value["return_code"]) or 0) << 8) + (plain(signal.get("id", signal.get("signal_id"))) or 0)
         return value.get("number") if value.get("set", True) else None
     if isinstance(value, list):
         return " ".join(str(each) for each in value)

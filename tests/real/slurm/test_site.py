@@ -88,8 +88,9 @@ async def test_what_slurm_refuses_is_said_and_leaves_no_folder(real: RealSlurm, 
         await site.close()
 
 
-async def test_one_query_serves_all_who_wait(real: RealSlurm) -> None:
-    site = site_of(system(real))
+@BOTH_WAYS
+async def test_one_query_serves_all_who_wait(real: RealSlurm, way: str, number: int) -> None:
+    site = site_of(system(real, way))
     asked = 0
     shell = site._calls  # type: ignore[attr-defined]
     call = shell.call
@@ -101,8 +102,24 @@ async def test_one_query_serves_all_who_wait(real: RealSlurm) -> None:
 
     shell.call = counted
     try:
-        await asyncio.gather(*[site.report(f"{each}@{marks(5).session}-abcdefgh", OWNER) for each in range(1, 200)])
+        await asyncio.gather(
+            *[site.report(f"{each}@{marks(number + 4).session}-abcdefgh", OWNER) for each in range(1, 200)]
+        )
         assert asked <= 2
+    finally:
+        await site.close()
+
+
+@BOTH_WAYS
+async def test_a_job_that_was_killed_says_by_which_signal(real: RealSlurm, way: str, number: int) -> None:
+    site = site_of(system(real, way))
+    try:
+        job = await site.create(description(number + 5, "kill -KILL $$\n"), OWNER)
+        await site.start(job, OWNER)
+        finished = await until_report(site, job, Finished)
+        assert isinstance(finished, Finished)
+        assert (finished.exit_code, finished.words) == (None, "it ended by signal 9")
+        await site.delete(job, OWNER)
     finally:
         await site.close()
 

@@ -40,8 +40,9 @@ def job(state: str, reason: str = "", status: int | None = 0, starts_at: int = 0
             ),
         ),
         (job("CONFIGURING"), Configuring(words="Nodes are being prepared.")),
-        (job("RUNNING CONFIGURING"), Running()),
+        (job("RUNNING CONFIGURING"), Configuring(words="Nodes are being prepared.")),
         (job("COMPLETING"), Running()),
+        (job("CANCELLED COMPLETING"), Running()),
         (job("COMPLETED"), Finished(succeeded=True, exit_code=0)),
         (job("FAILED", status=75 << 8), Finished(succeeded=False, exit_code=75)),
         (job("FAILED", status=9), Finished(succeeded=False, words="it ended by signal 9")),
@@ -68,7 +69,10 @@ def test_later_versions_of_slurm_write_numbers_and_states_as_objects(monkeypatch
         "comment": "farlab-installation-a folder",
         "job_state": ["RUNNING", "CONFIGURING"],
         "state_reason": "None",
-        "exit_code": {"return_code": {"set": True, "infinite": False, "number": 2}},
+        "exit_code": {
+            "return_code": {"set": True, "infinite": False, "number": 2},
+            "signal": {"id": {"set": True, "infinite": False, "number": 9}, "name": "KILL"},
+        },
         "start_time": {"set": False, "number": 5},
         "restart_cnt": 0,
     }
@@ -82,11 +86,21 @@ def test_later_versions_of_slurm_write_numbers_and_states_as_objects(monkeypatch
             "comment": "farlab-installation-a folder",
             "state": "RUNNING CONFIGURING",
             "reason": "None",
-            "status": 512,
+            "status": 512 + 9,
             "starts_at": 0,
             "restarts": 0,
         }
     ]
+
+
+def test_jobs_that_ended_are_told_by_later_versions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = {"job_id": 7, "comment": "farlab-installation-a folder", "job_state": ["COMPLETED"]}
+
+    def squeue(command: list[str]) -> str:  # as that of 24.11: with --json it leaves out what it leaves out without
+        return json.dumps({"jobs": [ended] if {"--states=all", "--all"} <= set(command) else []})
+
+    monkeypatch.setattr(farlab_slurm, "slurm", squeue)
+    assert [each["job"] for each in farlab_slurm.answer('{"verb": "queue"}')["jobs"]] == ["7"]
 
 
 @pytest.mark.parametrize("said", ["", "slurm_load_jobs error", "[]", "{}", '{"jobs": [1]}'])

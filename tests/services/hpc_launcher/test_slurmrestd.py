@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from aiohttp import web
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+from emulators import certificates
+from services._runtime.configuration import ConfigurationError
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.systems import SlurmRest, SlurmSite
 from services._runtime.vault import KeyFileError
 from services.hpc_launcher.slurm_documents import KNOWN, RestJob, Said, listed, submission, versions
 from services.hpc_launcher.slurm_shell import NoSuchJobError
 from services.hpc_launcher.slurm_tokens import LIFETIME_SECONDS, SlurmTokens
-from services.hpc_launcher.slurmrestd import Slurmrestd
+from services.hpc_launcher.slurmrestd import NeverArrivedError, Slurmrestd
 
 OFFER = {"paths": {"/slurm/v0.0.37/jobs/": {}, "/slurm/v0.0.38/jobs/": {}, "/openapi": {}}}
 MARKS = "farlab-installation-test farlab-hub-hub farlab-session-01k"
@@ -53,15 +56,17 @@ class Answers:
 
 
 @contextlib.asynccontextmanager
-async def asked(answers: Answers, key: Path) -> AsyncIterator[Slurmrestd]:
+async def asked(
+    answers: Answers, key: Path, tls: ssl.SSLContext | None = None, ca_file: str = ""
+) -> AsyncIterator[Slurmrestd]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answers.answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    url = f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
     site = SlurmSite(login_nodes=["a:22"], key_file="", known_hosts_file="", query_account="queue")
-    slurmrestd = Slurmrestd("Cluster", site, SlurmRest(url=url, jwt_key_file=str(key)))
+    slurmrestd = Slurmrestd("Cluster", site, SlurmRest(url=url, jwt_key_file=str(key), ca_file=ca_file))
     try:
         yield slurmrestd
     finally:
@@ -119,6 +124,21 @@ async def test_the_newest_version_that_both_know_is_asked_for_once(key: Path) ->
             await slurmrestd.ask("ada", "GET", "/jobs")
     assert [each.path for each in answers.asked] == ["/openapi/v3", "/slurm/v0.0.38/jobs", "/slurm/v0.0.38/jobs"]
     assert [each.headers["X-SLURM-USER-NAME"] for each in answers.asked] == ["queue", "ada", "ada"]
+
+
+async def test_only_a_certificate_of_the_named_ca_is_trusted(key: Path, tmp_path: Path) -> None:
+    ca, certificate, certificate_key = certificates.make(tmp_path / "tls", "127.0.0.1", "slurm")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, certificate_key)
+    async with asked(Answers(), key, tls, str(ca)) as slurmrestd:
+        await slurmrestd.ask("ada", "GET", "/jobs")
+    async with asked(answers := Answers(), key, tls) as slurmrestd:
+        with pytest.raises(NeverArrivedError, match=r"certificate that is not trusted here; site\.rest\.ca_file"):
+            await slurmrestd.ask("ada", "GET", "/jobs")
+    assert answers.asked == []
+    with pytest.raises(ConfigurationError, match=r"site\.rest\.ca_file = .*: not a file of CA certificates"):
+        async with asked(Answers(), key, tls, str(key)):
+            pass
 
 
 async def test_versions_that_nobody_here_knows_are_named(key: Path) -> None:
