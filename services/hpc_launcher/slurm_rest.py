@@ -15,8 +15,6 @@ from services.hpc_launcher.slurm_shell import NoSuchJobError, SlurmShell
 from services.hpc_launcher.slurmrestd import NeverArrivedError, Slurmrestd
 
 MARK = "farlab-installation-"
-SINCE_VERSION = 2
-"""The forced command has the verbs `prepare` and `remove` since then."""
 
 
 class SlurmRestCalls:
@@ -47,7 +45,9 @@ class SlurmRestCalls:
                 await self._abort(account, words)
                 return await self._shell.call(account, "remove", folder=words["folder"])
             case "version":
-                return await self._version(account)
+                # Newer ones answer /ping to anybody, and while the controller is away.
+                await self._slurmrestd.ask(account, "GET", "/partitions")
+                return await self._shell.call(account, "version", slurm=False)
             case _:
                 return await self._shell.call(account, verb, **words)
 
@@ -61,7 +61,7 @@ class SlurmRestCalls:
         await self._shell.close()
 
     async def _create(self, account: str, words: dict[str, Any]) -> dict[str, Any]:
-        made = await self._shell.call(account, "prepare", session=words["session"], files=words["files"])
+        made = await self._prepare(account, words)
         folder, path = str(made["folder"]), str(made["path"])
 
         def document(version: str) -> dict[str, Any]:
@@ -78,6 +78,18 @@ class SlurmRestCalls:
             raise TransientError(f"{self._title}: slurmrestd answered with no number of a job")
         return {"job": str(said.job_id), "folder": folder}
 
+    async def _prepare(self, account: str, words: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._shell.call(account, "prepare", session=words["session"], files=words["files"])
+        except PermanentError as error:
+            if "the verb is none of" not in error.reason:
+                raise
+            raise PermanentError(
+                "old-forced-command",
+                f"The program farlab-slurm on the login node of {self._title} is too old for [site.rest].",
+                "An operator should install there the one of this release.",
+            ) from None
+
     async def _abort(self, account: str, words: dict[str, Any]) -> None:
         try:
             if await self._ours(account, words):
@@ -92,15 +104,3 @@ class SlurmRestCalls:
         except NoSuchJobError:
             return False
         return any(job.words[-1:] == [words["folder"]] and job.user_name == account for job in said.jobs)
-
-    async def _version(self, account: str) -> dict[str, Any]:
-        # Newer ones answer /ping to anybody, and while the controller is away.
-        await self._slurmrestd.ask(account, "GET", "/partitions")
-        said = await self._shell.call(account, "version", slurm=False)
-        if int(said.get("version", 0)) < SINCE_VERSION:
-            raise PermanentError(
-                "old-forced-command",
-                f"The program farlab-slurm on the login node of {self._title} is too old for [site.rest].",
-                "Install the one of this release there.",
-            )
-        return said

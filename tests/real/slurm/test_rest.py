@@ -167,6 +167,21 @@ SHOWN = {"JobName", "UserId", "Requeue", "TimeLimit", "Partition", "NumNodes", "
 }
 
 
+async def test_a_forced_command_without_the_new_verbs_is_named(real: RealSlurm) -> None:
+    program = real.root / "farlab_slurm"
+    ours = program.read_text()
+    program.write_text(ours.replace("(version, prepare, create", "(version, create"))
+    assert program.read_text() != ours
+    try:
+        async with adapter(real) as site:
+            with pytest.raises(PermanentError, match="farlab-slurm on the login node of Real Slurm is too old") as old:
+                await site.create(description(38), OWNER)
+            assert old.value.code == "old-forced-command"
+    finally:
+        program.write_text(ours)
+    assert folders(real, 38) == []
+
+
 async def test_a_start_waits_for_slurmrestd_and_says_so_then_runs_and_stops(real: RealSlurm, tmp_path: Path) -> None:
     async with launcher(real, tmp_path, way="rest") as stage:
         story = Start()
