@@ -153,7 +153,6 @@ class Slurmrestd:
             raise self._unbelieved(account)
         if problem is None:
             if not 200 <= status < 300:
-                self._version = ""  # it may have been replaced by one that knows this version no more
                 raise self._failed(f"its slurmrestd answered HTTP {status}")
             self._breaker.succeeded()
             return said
@@ -175,6 +174,7 @@ class Slurmrestd:
 
     def _failed(self, reason: str, kind: type[TransientError] = TransientError) -> TransientError:
         self._breaker.failed(reason)
+        self._version = ""  # one that knows this version no more may have taken its place
         return kind(f"{self._title}: {reason}")
 
 

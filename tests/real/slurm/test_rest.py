@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -167,19 +167,41 @@ SHOWN = {"JobName", "UserId", "Requeue", "TimeLimit", "Partition", "NumNodes", "
 }
 
 
-async def test_a_forced_command_without_the_new_verbs_is_named(real: RealSlurm) -> None:
+@contextlib.contextmanager
+def changed_program(real: RealSlurm, old: str, new: str) -> Iterator[None]:
+    """Another forced command on the login node, for as long as the context lasts."""
     program = real.root / "farlab_slurm"
     ours = program.read_text()
-    program.write_text(ours.replace("(version, prepare, create", "(version, create"))
-    assert program.read_text() != ours
+    assert old in ours
+    program.write_text(ours.replace(old, new))
     try:
+        yield
+    finally:
+        program.write_text(ours)
+
+
+async def test_a_forced_command_without_the_new_verbs_is_named(real: RealSlurm) -> None:
+    with changed_program(real, "(version, prepare, create", "(version, create"):
         async with adapter(real) as site:
             with pytest.raises(PermanentError, match="farlab-slurm on the login node of Real Slurm is too old") as old:
                 await site.create(description(38), OWNER)
             assert old.value.code == "old-forced-command"
-    finally:
-        program.write_text(ours)
     assert folders(real, 38) == []
+
+
+async def test_login_nodes_need_no_slurm(real: RealSlurm) -> None:
+    with changed_program(real, '"PATH": "/usr/bin:/bin', '"PATH": "/nowhere'):
+        async with adapter(real) as site:
+            await site.certificate(fresh=True)
+            job = await site.create(description(39), OWNER)
+            await site.start(job, OWNER)
+            await until_report(site, job, Running)
+            await site.delete(job, OWNER)
+        assert folders(real, 39) == []
+        other = site_of(system(real))
+        with pytest.raises(TransientError, match="Slurm's commands are missing"):
+            await other.certificate(fresh=True)
+        await other.close()
 
 
 async def test_a_start_waits_for_slurmrestd_and_says_so_then_runs_and_stops(real: RealSlurm, tmp_path: Path) -> None:

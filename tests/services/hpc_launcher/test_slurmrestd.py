@@ -42,13 +42,15 @@ class Answers:
 
     def __init__(self) -> None:
         self.status, self.body = 200, "{}"
-        self.offer: object = OFFER
+        self.offer = OFFER
         self.asked: list[web.Request] = []
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(request)
         if request.path == "/openapi/v3":
             return web.json_response(self.offer)
+        if f"{request.path.rpartition('/')[0]}/jobs/" not in self.offer["paths"]:
+            return web.Response(status=404, text="Unable find requested URL.")
         return web.Response(status=self.status, text=self.body, content_type="application/json")
 
     def says(self, status: int, body: object) -> None:
@@ -114,7 +116,7 @@ async def test_every_answer_has_its_meaning(
     async with asked(answers, key) as slurmrestd:
         answers.says(status, body)
         with pytest.raises(means, match=words):
-            await slurmrestd.ask("ada", "GET", "/job/1")
+            await slurmrestd.ask("ada", "GET", "/jobs")
 
 
 async def test_the_newest_version_that_both_know_is_asked_for_once(key: Path) -> None:
@@ -124,6 +126,17 @@ async def test_the_newest_version_that_both_know_is_asked_for_once(key: Path) ->
             await slurmrestd.ask("ada", "GET", "/jobs")
     assert [each.path for each in answers.asked] == ["/openapi/v3", "/slurm/v0.0.38/jobs", "/slurm/v0.0.38/jobs"]
     assert [each.headers["X-SLURM-USER-NAME"] for each in answers.asked] == ["queue", "ada", "ada"]
+
+
+async def test_a_site_that_was_upgraded_is_asked_in_its_new_version(key: Path) -> None:
+    answers = Answers()
+    async with asked(answers, key) as slurmrestd:
+        await slurmrestd.ask("ada", "GET", "/jobs")
+        answers.offer = {"paths": {"/slurm/v0.0.41/jobs/": {}, "/slurm/v0.0.42/jobs/": {}, "/slurm/v0.0.99/jobs/": {}}}
+        with pytest.raises(TransientError, match="HTTP 404 and not with its JSON"):
+            await slurmrestd.ask("ada", "GET", "/jobs")
+        await slurmrestd.ask("ada", "GET", "/jobs")
+    assert answers.asked[-1].path == "/slurm/v0.0.42/jobs"
 
 
 async def test_only_a_certificate_of_the_named_ca_is_trusted(key: Path, tmp_path: Path) -> None:
