@@ -106,6 +106,18 @@ async def asked(
             PermanentError,
             "Job violates limits",
         ),
+        (
+            400,
+            {
+                "errors": [
+                    {"error": "no word"},
+                    {"error_number": -1, "error": "?"},
+                    {"error_code": 9001, "error": "parsing"},
+                ]
+            },
+            PermanentError,
+            "refused the job: parsing",
+        ),
         (500, {"errors": [{"error_number": 2017, "error": "Invalid job id"}]}, NoSuchJobError, "Invalid job id"),
     ],
 )
@@ -181,6 +193,25 @@ async def test_no_word_of_a_failure_holds_a_token_or_the_key(key: Path) -> None:
         with pytest.raises(TransientError):
             await slurmrestd.ask("queue", "GET", "/jobs")
         assert len(answers.asked) == before
+
+
+async def test_accounts_that_are_refused_close_the_site_to_nobody_else(key: Path) -> None:
+    answers = Answers()
+    async with asked(answers, key) as slurmrestd:
+        answers.says(511, {"errors": [{"error_number": 1007, "error": "Protocol authentication error"}]})
+        for _ in range(10):
+            with pytest.raises(TransientError, match="does not let this service act as eve"):
+                await slurmrestd.ask("eve", "GET", "/jobs")
+        assert slurmrestd.troubles() == []
+        answers.says(200, {})
+        await slurmrestd.ask("ada", "GET", "/jobs")
+
+
+async def test_tokens_go_to_no_proxy_of_the_environment(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    async with asked(Answers(), key) as slurmrestd:
+        await slurmrestd.ask("ada", "GET", "/jobs")
 
 
 @pytest.mark.parametrize("account", ["root", "ada\r\nX-Other: 1", "", "Ada"])
