@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from ulid import ULID
@@ -33,9 +34,9 @@ def new_session() -> SessionId:
     return SessionId(str(ULID()).lower())
 
 
-def stamp(source: str = "test") -> Stamp:
-    """A stamp with a fixed key and the time when the tests began."""
-    return Stamp(source, b"0123456789abcdef0123456789abcdef", lambda: NOW)
+def stamp(source: str = "test", now: Callable[[], datetime] = lambda: NOW) -> Stamp:
+    """A stamp with a fixed key and the time when the tests began, or that of a clock."""
+    return Stamp(source, b"0123456789abcdef0123456789abcdef", now)
 
 
 class Story:

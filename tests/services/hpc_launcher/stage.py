@@ -135,7 +135,7 @@ class Stage:
             scope = SUBJECTS.session(event.session)
             history = await self.log.history("SESSIONS", scope)
             after = history[-1].sequence if history else 0
-            stamped = stamp("hub")(event, after=after, cause=None)
+            stamped = stamp("hub", self.now)(event, after=after, cause=None)
             await self.log.append("SESSIONS", SUBJECTS.session_event(stamped), stamped, scope=scope, after=after)
 
     async def admit(self, story: Story, **environment: str) -> None:
