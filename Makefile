@@ -18,8 +18,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(VENV)/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation -e .
 	@touch $@
 
-lock:  ## write requirements.lock anew from pyproject.toml
-	$(VENV)/bin/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11 --all-extras --group dev pyproject.toml requirements-build.in -o requirements.lock $(LOCK_ARGS)
+LOCK := $(VENV)/bin/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11
+
+lock:  ## write requirements.lock anew from pyproject.toml, and from it those of the containers
+	$(LOCK) --all-extras --group dev pyproject.toml requirements-build.in -o requirements.lock $(LOCK_ARGS)
+	$(LOCK) --extra installation --extra emulators -c requirements.lock pyproject.toml requirements-build.in -o containers/requirements.lock
+	$(LOCK) -c requirements.lock containers/site/requirements.in -o containers/site/requirements.lock
 
 up: setup  ## start the whole system on embedded defaults
 	@$(VENV)/bin/farlab up

@@ -44,10 +44,14 @@ class Lifetimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ProviderConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An emulated provider. `told_file` is written once it listens: a line of JSON with the issuer."""
+    """An emulated provider. `told_file` is written once it listens: a line of JSON with the issuer.
+
+    `issuer` is its name where users and clients reach it by another than the address it listens at.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
+    issuer: str = ""
     told_file: str = ""
     title: str = "Demo Identity Provider"
     clients: list[Client] = []

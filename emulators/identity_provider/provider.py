@@ -68,7 +68,8 @@ class IdentityProvider:
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         await web.TCPSite(self._runner, self.configuration.host, self.configuration.port).start()
-        self._authorization.issuer = f"http://{self.configuration.host}:{self._runner.addresses[0][1]}"
+        here = f"http://{self.configuration.host}:{self._runner.addresses[0][1]}"
+        self._authorization.issuer = self.configuration.issuer or here
         if self.configuration.told_file:
             told = Path(self.configuration.told_file)
             temporary = told.with_suffix(".new")

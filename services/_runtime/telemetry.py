@@ -63,6 +63,12 @@ def configure_logs(service: str, *, level: str = "info", log_format: LogFormat =
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "asyncssh", "aiohttp.access", "nats"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").addFilter(_not_of_closed_tls)
+
+
+def _not_of_closed_tls(record: logging.LogRecord) -> bool:
+    """Whether to say it: asyncio warns at each end of a connection that nats-py has upgraded to TLS."""
+    return not str(record.msg).startswith("returning true from eof_received")
 
 
 def _service(name: str) -> structlog.types.Processor:

@@ -81,6 +81,22 @@ class Permissions(msgspec.Struct, frozen=True):
     answers: bool = False
 
 
+class Tls(msgspec.Struct, frozen=True):
+    """A server's certificate with its key, for clients and for the other servers, and the authority of all of them."""
+
+    certificate_file: Path
+    key_file: Path
+    ca_file: Path
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """The servers that are one broker: each `HOST:PORT` of `routes` is where one of them hears the others."""
+
+    name: str
+    routes: list[str]
+    port: int = 6222
+
+
 def permissions(service: str, subjects: Subjects, hub: str, *, sandbox: bool = False) -> Permissions:
     """What one service may do; everything else is denied. In a sandbox, the operator speaks for the hub `replay`."""
     hub_token = hub if service == "hub-bridge" else "*"
@@ -157,20 +173,30 @@ def server_configuration(
     port: int,
     folder: Path,
     sandbox: bool = False,
+    name: str = "",
+    monitor: str = "",
+    tls: Tls | None = None,
+    cluster: Cluster | None = None,
 ) -> str:
-    """The text of `nats.conf` for one server with files in `folder`, every write on disk before it is answered."""
+    """The text of `nats.conf` for one server with files in `folder`, every write on disk before it is answered.
+
+    `name` tells it from others of its cluster; at `monitor`, `HOST:PORT`, it answers `/healthz`.
+    """
     users = [
         {"nkey": key, "permissions": _as_table(permissions(service, subjects, hub, sandbox=sandbox))}
         for service, key in public_keys.items()
     ]
     lines = [
         "# Written by farlab; changes are lost.",
-        f"server_name: {json.dumps(subjects.prefix + '-nats')}",
+        f"server_name: {json.dumps(name or subjects.prefix + '-nats')}",
         f'listen: "{host}:{port}"',
         f"ports_file_dir: {json.dumps(str(folder))}",
         "max_payload: 1MB",
         "ping_interval: 10s",
         "lame_duck_duration: 30s",
+        *([f"http: {json.dumps(monitor)}"] if monitor else []),
+        *(_tls(tls) if tls else []),
+        *(_cluster(cluster, host, tls) if cluster else []),
         "jetstream {",
         f"  store_dir: {json.dumps(str(folder / 'jetstream'))}",
         "  sync_interval: always",
@@ -183,6 +209,30 @@ def server_configuration(
         "",
     ]
     return "\n".join(lines)
+
+
+def _tls(tls: Tls, *rest: str) -> list[str]:
+    return [
+        "tls {",
+        f"  cert_file: {json.dumps(str(tls.certificate_file))}",
+        f"  key_file: {json.dumps(str(tls.key_file))}",
+        *rest,
+        "}",
+    ]
+
+
+def _cluster(cluster: Cluster, host: str, tls: Tls | None) -> list[str]:
+    """Clients are not told the addresses of the others: certificates name hosts, and the configuration has them all."""
+    verified = _tls(tls, f"  ca_file: {json.dumps(str(tls.ca_file))}", "  verify: true") if tls else []
+    return [
+        "cluster {",
+        f"  name: {json.dumps(cluster.name)}",
+        f'  listen: "{host}:{cluster.port}"',
+        f"  routes: {json.dumps([f'nats://{each}' for each in cluster.routes])}",
+        "  no_advertise: true",
+        *(f"  {line}" for line in verified),
+        "}",
+    ]
 
 
 def _as_table(allowed: Permissions) -> dict[str, object]:

@@ -19,7 +19,7 @@ from services._runtime.vault import make_keys, write_secret_file
 from services.operator_cli.acts import dead_letters
 from services.operator_cli.commands.context import DEFAULT_STATE, ConfigOption, StateOption, configuration_at, run
 from services.operator_cli.histories import LogHistories
-from services.operator_cli.nats_config import make_nkeys, server_configuration
+from services.operator_cli.nats_config import Cluster, Tls, make_nkeys, server_configuration
 from services.operator_cli.output import console, errors, fail
 from services.operator_cli.set_up import support
 from services.operator_cli.set_up.first_files import Answers, files
@@ -105,12 +105,24 @@ def nats_config(
     to: Annotated[Path, typer.Option("--to", help="the folder for nats.conf and the server's files")],
     host: Annotated[str, typer.Option(help="where the server listens")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="on which port", min=1, max=65535)] = 4222,
+    data: Annotated[Path | None, typer.Option("--data", help="the server's own folder; without, that of --to")] = None,
+    name: Annotated[str, typer.Option(help="the server's name, its own in a cluster")] = "",
+    monitor: Annotated[str, typer.Option(help="HOST:PORT where it answers /healthz")] = "",
+    certificate: Annotated[Path | None, typer.Option(help="its certificate, for TLS; with --key and --ca")] = None,
+    key: Annotated[Path | None, typer.Option(help="the certificate's key")] = None,
+    ca: Annotated[Path | None, typer.Option(help="who signed the certificates of all servers")] = None,
+    route: Annotated[list[str] | None, typer.Option(help="HOST:PORT where a server hears the others; one each")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Write a NATS server's configuration with permissions per service, and the nkeys that are missing."""
 
     async def work() -> int:
         configuration = configuration_at(config)
+        tls = Tls(certificate, key, ca) if certificate and key and ca else None
+        if tls is None and (certificate or key or ca):
+            raise ConfigurationError("--certificate, --key and --ca: one is missing; say all three, or none")
+        if route and not name:
+            raise ConfigurationError("--name is missing: servers of a cluster are told apart by it; say one")
         named = configuration.shared.nats.nkeys_folder
         if not named:
             raise ConfigurationError(
@@ -126,8 +138,12 @@ def nats_config(
                 public_keys=make_nkeys(nkeys),
                 host=host,
                 port=port,
-                folder=to.absolute(),
+                folder=(data or to).absolute(),
                 sandbox=configuration.shared.installation.sandbox,
+                name=name,
+                monitor=monitor,
+                tls=tls,
+                cluster=Cluster(configuration.subjects.prefix, route) if route else None,
             )
             (to / "nats.conf").write_text(text)
         except OSError as error:
