@@ -102,7 +102,7 @@ class OpenIdProvider:
         timeout = aiohttp.ClientTimeout(total=self.settings.timeout_seconds)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout, trust_env=True) as http,
+                aiohttp.ClientSession(timeout=timeout, trust_env=True, connector=_connector()) as http,
                 http.get(url, ssl=self._tls, headers={"Accept": "application/json"}) as answer,
             ):
                 if answer.status != 200:
@@ -122,6 +122,11 @@ class OpenIdProvider:
         if not isinstance(told, dict):
             raise ProviderAwayError(f"the identity provider's answer at {url} is not a JSON object")
         return told
+
+
+def _connector() -> aiohttp.TCPConnector:
+    """Asks the machine's own resolver: aiohttp's takes each name under `localhost` for loopback."""
+    return aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
 
 
 def tls(settings: SignInSettings, folder: Path) -> ssl.SSLContext | bool:

@@ -25,12 +25,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 TRIES = 4
 DIRECTORY_SECONDS = 2.0
 DIRECTORY_MISSES = 2
 LOOK_SECONDS = 0.1
+HUB_LOOK_SECONDS = 1.0
 GIVEN_UP = 75
 SERVER_UMASK = 0o027
 """The job's own files are private; what the user makes in the server follows the usual habit of shared systems."""
@@ -136,6 +138,37 @@ def directory_is_there() -> bool:
     return True
 
 
+def hub_answers(url: str) -> bool:
+    """Whether the hub's REST API can be reached from here; what it says is the server's business."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        if parts.scheme == "https":
+            with socket.create_connection((str(parts.hostname), port), timeout=5):
+                return True
+        # A way that a tunnel keeps open accepts connections while the hub is away: only an answer tells.
+        with contextlib.closing(http.client.HTTPConnection(str(parts.hostname), port, timeout=5)) as connection:
+            connection.request("GET", parts.path)
+            return connection.getresponse().status < 500
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def wait_for_hub(plan: Plan) -> None:
+    """Waits as long as a server may take to start: JupyterHub's gives up after 46 s without its hub, and the job ends.
+
+    A hub that is updated, or a tunnel that is rebuilt, may take longer.
+    """
+    url = plan["environment"].get("JUPYTERHUB_API_URL", "")
+    until = time.monotonic() + plan["server_start_seconds"]
+    told = False
+    while url and directory_is_there() and time.monotonic() < until and not hub_answers(url):
+        if not told:
+            progress(28, "Waiting for JupyterHub, which does not answer from here")
+            told = True
+        time.sleep(HUB_LOOK_SECONDS)
+
+
 class Server:
     """The user's server as a child process that gets our signals."""
 
@@ -218,6 +251,7 @@ def main() -> int:
         (HERE / "farlab-endpoint.json").unlink()
     plan = json.loads((HERE / "farlab-secrets.json").read_text(encoding="utf-8"))
     progress(20, f"The job runs on {address}")
+    wait_for_hub(plan)
     return run(plan, address)
 
 

@@ -28,7 +28,15 @@ WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,254}")
 MARKS = re.compile(r"[A-Za-z0-9_. -]{1,512}")
 MARK = "farlab-installation-"
 WRAPPER = "#!/bin/bash\nexec /bin/bash ./start.sh\n"
-AWAY = ("unable to contact", "connection refused", "timed out", "zero bytes", "not responding", "communication")
+AWAY = (
+    "unable to contact",
+    "connection refused",
+    "timed out",
+    "unexpected message",
+    "zero bytes",
+    "not responding",
+    "communication",
+)
 NEVER_ARRIVED = ("unable to contact", "connection refused")
 UNTRUSTED = ("munge", "authentication", "credential")
 UNKNOWN_JOB = "invalid job id"

@@ -181,7 +181,7 @@ def job_secrets(**environment: str) -> JobSecrets:
     return JobSecrets(
         environment={
             "JUPYTERHUB_API_TOKEN": CANARY,
-            "JUPYTERHUB_API_URL": "http://127.0.0.1:1/hub/api",
+            "JUPYTERHUB_API_URL": "",
             "JUPYTERHUB_SERVICE_PREFIX": "/user/ada/",
             "JUPYTERHUB_USER": "ada",
             "JUPYTERHUB_CLIENT_ID": "jupyterhub-user-ada",

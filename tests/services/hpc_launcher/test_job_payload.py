@@ -124,6 +124,34 @@ async def test_a_requeued_job_starts_again_and_does_not_announce_the_old_endpoin
         assert process.returncode is None
 
 
+async def test_a_server_is_not_started_before_its_hub_can_be_reached(tmp_path: Path) -> None:
+    job = staged(tmp_path)
+    plan = json.loads((job / "farlab-secrets.json").read_text())
+    asked: list[bytes] = []
+    away = True
+
+    async def hub(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        if not away:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(hub, NODE, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        plan["environment"]["JUPYTERHUB_API_URL"] = f"http://{NODE}:{port}/hub/api"
+        (job / "farlab-secrets.json").write_text(json.dumps(plan))
+        waiting = "Waiting for JupyterHub, which does not answer from here"
+        async with running(job):
+            async with asyncio.timeout(20):
+                while len(asked) < 2:
+                    await asyncio.sleep(0.02)
+            assert messages(job) == [f"The job runs on {NODE}", waiting]
+            away = False
+            await endpoint(job)
+            assert messages(job)[1:] == [waiting, "Starting JupyterLab", "JupyterLab accepts connections"]
+    assert asked[-1].startswith(b"GET /hub/api HTTP")
+
+
 @pytest.mark.parametrize(("how", "code"), [("fail", 3), ("hang", 75), ("foreign", 75)])
 async def test_a_server_that_cannot_start_ends_the_job_with_a_code_and_is_never_announced(
     tmp_path: Path, how: str, code: int

@@ -1,0 +1,1 @@
+"""The system of compose.yaml, in containers."""
