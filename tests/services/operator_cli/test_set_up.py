@@ -105,6 +105,31 @@ async def test_from_nothing_to_streams_on_a_server_of_our_own(tmp_path: Path) ->
             process.wait(10)
 
 
+async def test_a_server_of_a_cluster_is_configured_whole_or_not_at_all(tmp_path: Path) -> None:
+    options = [word for pair in GIVEN.items() for word in pair]
+    await asyncio.to_thread(typed, "init", str(tmp_path), *options)
+    command = ["nats-config", "--config", str(tmp_path / "farlab.toml"), "--to", str(tmp_path / "nats")]
+    refused = await asyncio.to_thread(typed, *command, "--certificate", "server.pem")
+    assert (refused[0], "say all three, or none" in refused[2]) == (2, True)
+    refused = await asyncio.to_thread(typed, *command, "--route", "nats-1:6222")
+    assert (refused[0], "--name is missing" in refused[2]) == (2, True)
+    assert not (tmp_path / "nats").exists()
+    tls = ["--certificate", "/c.pem", "--key", "/c.key", "--ca", "/ca.pem"]
+    routes = ["--name", "nats-1", "--route", "nats-1:6222", "--route", "nats-2:6222"]
+    whole = await asyncio.to_thread(typed, *command, *tls, *routes, "--data", "/srv/nats", "--monitor", "127.0.0.1:8222")
+    assert whole[0] == 0, whole
+    text = (tmp_path / "nats" / "nats.conf").read_text()
+    for line in (
+        'server_name: "nats-1"',
+        'http: "127.0.0.1:8222"',
+        '  routes: ["nats://nats-1:6222", "nats://nats-2:6222"]',
+        '  store_dir: "/srv/nats/jetstream"',
+    ):
+        assert line in text.splitlines()
+    assert text.count('cert_file: "/c.pem"') == 2, "for clients, and between servers"
+    assert text.count("verify: true") == 1, "servers prove themselves to each other by certificate, clients by nkey"
+
+
 async def test_every_part_that_can_be_asked_is_asked_and_told_apart(guarded: Configuration) -> None:
     found = {each.asked: each.problem for each in await findings(guarded)}
     assert [asked for asked, problem in found.items() if not problem and asked.startswith("NATS as")] == [
