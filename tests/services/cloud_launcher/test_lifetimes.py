@@ -72,8 +72,8 @@ async def test_a_server_nobody_uses_is_warned_and_ended_and_one_in_use_stays(tmp
         for story in (idle, busy):
             await stage.admit(story, story.requested(runtime_seconds=86_400))
             await stage.until(story, Listening)
+        await stage.activity.put(busy.session, (now() + timedelta(minutes=54)).isoformat().encode())
         moved = timedelta(minutes=55)
-        await stage.activity.put(busy.session, (now() - timedelta(minutes=1)).isoformat().encode())
         await stage.said(idle, "Warning: this server ends at")
         moved = timedelta(minutes=70)
         ended = await stage.until(idle, Ended)
