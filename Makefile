@@ -38,7 +38,8 @@ test: lint  ## everything that needs no root and no Docker
 	@$(PY) -m pytest -n auto --dist loadgroup -m "not real"
 
 test-real: lint  ## the same plus what needs real servers and a browser
-	@$(PY) -m pytest -n auto --dist loadgroup
+	@$(PY) -m pytest -n auto --dist loadgroup --ignore=tests/real/containers
+	@$(PY) -m pytest tests/real/containers
 
 check: setup  ## start everything, use it as a user would, stop it, look for what is left
 	@$(VENV)/bin/farlab up --check

@@ -31,8 +31,8 @@ _SAID = re.compile(r"(ready again|runs again)")
 class Installation(RunningFarlab):
     """The running processes and what became of those that were hurt."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "state", folder / "farlab.toml")
+    def __init__(self, folder: Path, tree: Path) -> None:
+        super().__init__(folder / "state", folder / "farlab.toml", tree)
         self.recovered: list[tuple[str, float]] = []
         self._hurt: dict[str, float] = {}
         self._read = 0
@@ -55,12 +55,12 @@ class Installation(RunningFarlab):
         self.listen()
         return [name for name in self.children() if name not in self._hurt]
 
-    def kill(self, name: str) -> bool:
-        """SIGKILL. False when it is just not there."""
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> bool:
+        """Sends a signal that ends it. False when it is just not there."""
         pid = self.children().get(name)
         if pid is None:
             return False
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         self._hurt[name] = time.monotonic()
         return True
 
@@ -92,8 +92,8 @@ class Installation(RunningFarlab):
 
 
 @contextlib.contextmanager
-def installation(folder: Path, queue_seconds: float = 0.3) -> Iterator[Installation]:
-    """A running installation whose servers are stubs."""
+def installation(folder: Path, queue_seconds: float = 0.3, tree: Path = ROOT) -> Iterator[Installation]:
+    """A running installation whose servers are stubs, of the packages in `tree`."""
     stub = stub_server.install(folder)
     (folder / "systems").mkdir(parents=True, exist_ok=True)
     (folder / "farlab.toml").write_text((ROOT / "farlab.toml").read_text())
@@ -107,7 +107,7 @@ def installation(folder: Path, queue_seconds: float = 0.3) -> Iterator[Installat
         else system.replace("[partitions", f"[job]\n{prologue}\n[partitions", 1)
     )
     (folder / "systems" / "demo-hpc.toml").write_text(system)
-    running = Installation(folder)
+    running = Installation(folder, tree)
     try:
         running.start()
         yield running

@@ -19,11 +19,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class RunningFarlab:
-    """A running installation and how to reach it."""
+    """A running installation and how to reach it; its processes are started in `tree`, of whose packages they are."""
 
-    def __init__(self, state: Path, config: Path) -> None:
+    def __init__(self, state: Path, config: Path, tree: Path = ROOT) -> None:
         self.state = state
         self.config = config
+        self.tree = tree
         self.log = state.with_suffix(".log")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -35,7 +36,7 @@ class RunningFarlab:
                     *(sys.executable, "-m", "services.operator_cli", "up", "--config", str(self.config)),
                     *("--state", str(self.state), "--port", "0"),
                 ],
-                cwd=ROOT,
+                cwd=self.tree,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
