@@ -43,7 +43,8 @@ class Installation:
 
     def down(self) -> None:
         """Takes all of it away, with what it kept."""
-        self.engine.compose("down", "--volumes", "--timeout", "5", check=False, seconds=200)
+        self.engine.compose("kill", check=False)
+        self.engine.compose("down", "--volumes", check=False, seconds=200)
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """What the engine knows of every container, by service."""

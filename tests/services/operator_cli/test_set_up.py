@@ -116,7 +116,9 @@ async def test_a_server_of_a_cluster_is_configured_whole_or_not_at_all(tmp_path:
     assert not (tmp_path / "nats").exists()
     tls = ["--certificate", "/c.pem", "--key", "/c.key", "--ca", "/ca.pem"]
     routes = ["--name", "nats-1", "--route", "nats-1:6222", "--route", "nats-2:6222"]
-    whole = await asyncio.to_thread(typed, *command, *tls, *routes, "--data", "/srv/nats", "--monitor", "127.0.0.1:8222")
+    whole = await asyncio.to_thread(
+        typed, *command, *tls, *routes, "--data", "/srv/nats", "--monitor", "127.0.0.1:8222"
+    )
     assert whole[0] == 0, whole
     text = (tmp_path / "nats" / "nats.conf").read_text()
     for line in (
