@@ -154,7 +154,7 @@ async def test_an_upgrade_and_its_rollback_disturb_no_session(tmp_path: Path) ->
             finally:
                 await end([*watching, *living])
         verdict = await settled(farlab, frozenset({"stopped"}), 60)
-        assert not (verdict.wrong or doubled or users.crossed), (verdict, doubled, users.crossed)
+        assert [*verdict.wrong, *doubled, *users.crossed] == []
         assert set(verdict.outcomes) == {"stopped"}
         said = await versions(farlab)
         assert {source: set(counted) for source, counted in said.items() if len(counted) == 2} == {
