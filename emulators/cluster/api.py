@@ -20,7 +20,7 @@ from emulators.cluster.kinds import Object, Selection
 from emulators.cluster.nodes import Nodes
 from emulators.cluster.pod import RunningPod
 from emulators.cluster.port_forward import forward
-from emulators.cluster.refusals import RefusedError, conflict, forbidden
+from emulators.cluster.refusals import RefusedError, conflict, forbidden, invalid
 from emulators.cluster.requests import Target, target, verb
 from emulators.cluster.store import Store
 from emulators.cluster.watches import Watches
@@ -113,6 +113,9 @@ class Api:
     def _patch(self, request: web.Request, what: Target, patch: Any) -> Object:
         found = self._store.get(what.kind.plural, what.namespace, what.name)
         changed = patches.patched(found, request.content_type, patch)
+        if (uid := changed["metadata"].get("uid")) != found["metadata"]["uid"]:
+            cause = ("metadata.uid", "FieldValueInvalid", f'Invalid value: "{uid}": field is immutable')
+            raise invalid(what.kind.kind, what.name, [cause])
         return self._store.replace(what.kind, _checked(what, changed), status=what.part == "status")
 
     def _delete(self, what: Target, options: dict[str, Any]) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 from collections.abc import AsyncGenerator, Mapping
@@ -143,7 +144,11 @@ class KubernetesCluster:
             raise TransientError(f"an earlier {manifest['kind']} is still going away", LEAVING_SECONDS)
         owners = {each["uid"] for each in wanted.get("ownerReferences", [])}
         if owners and not owners & {each.get("uid") for each in found.ownerReferences}:
-            await self._api.call("removing what an earlier pod left", "DELETE", _path(manifest))
+            options = {"preconditions": {"uid": found.uid}}
+            with contextlib.suppress(
+                NotThereError, TakenError
+            ):  # the garbage collector, or another replica, was faster
+                await self._api.call("removing what an earlier pod left", "DELETE", _path(manifest), document=options)
             raise TransientError(f"an earlier pod left a {manifest['kind']}", LEAVING_SECONDS)
         _log.warning("adopted", kind=manifest["kind"], name=name, namespace=wanted["namespace"])
         return found.uid
@@ -177,7 +182,10 @@ class KubernetesCluster:
         patch = {"metadata": {"uid": pod.uid}, "spec": {"schedulingGates": None}}
         try:
             await self._api.call("opening the pod", "PATCH", _pod_path(pod), document=patch, content_type=MERGE_PATCH)
-        except (NotThereError, TakenError):
+        except RefusedError:
+            # A patch that names another uid is 422 as one that is wrong is: only a look tells them apart.
+            if await self.look(pod) is not None:
+                raise
             _log.info("not opened: the pod is gone", pod=pod.name)
 
     async def remove(self, pod: PodName, grace_seconds: int | None = None) -> bool:

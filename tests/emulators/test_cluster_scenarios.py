@@ -1,4 +1,4 @@
-"""What launchers rely on of an API server: the same scenarios on the emulated cluster and on one that KUBECONFIG names.
+"""What launchers rely on of an API server: the same scenarios on the emulated cluster and on a real one.
 
 They need no node, so a bare control plane will do. Each runs in a namespace of its own.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,16 +17,22 @@ import pytest
 from kubernetes.aio import client, watch
 from kubernetes.aio.client.exceptions import ApiException
 
+from tests.support.control_plane import REAL, real_kubeconfig, until_usable
 from tests.support.kubernetes_cluster import api_of, emulated_cluster, pod, until
 
+__all__ = ["real_kubeconfig"]
 OWNER = {"apiVersion": "v1", "kind": "ConfigMap"}
 
 
 class Place:
-    """A namespace of one cluster and the client's faces for it."""
+    """A namespace of one cluster and the client's faces for it; a watch that long has had a bookmark.
 
-    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+    Kubernetes sends one a minute, and one before the end of a watch, but none to a watch of a few seconds.
+    """
+
+    def __init__(self, api: client.ApiClient, namespace: str, bookmark_seconds: int) -> None:
         self.api = api
+        self.bookmark_seconds = bookmark_seconds
         self.core = client.CoreV1Api(api)
         self.network = client.NetworkingV1Api(api)
         self.namespace = namespace
@@ -38,24 +43,23 @@ class Place:
 
 
 @asynccontextmanager
-async def place_in(kubeconfig: Path) -> AsyncIterator[Place]:
+async def place_in(kubeconfig: Path, bookmark_seconds: int) -> AsyncIterator[Place]:
     async with api_of(kubeconfig) as api:
-        place = Place(api, f"farlab-{uuid.uuid4().hex[:8]}")
+        place = Place(api, f"farlab-{uuid.uuid4().hex[:8]}", bookmark_seconds)
         await place.core.create_namespace({"metadata": {"name": place.namespace}})
         yield place
         await place.core.delete_namespace(place.namespace)
 
 
-@pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.real)])
+@pytest.fixture(params=["emulated", pytest.param("real", marks=REAL)])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     if request.param == "emulated":
-        async with emulated_cluster(tmp_path) as cluster, place_in(cluster.kubeconfig) as found:
-            yield found
-    elif file := os.environ.get("KUBECONFIG"):
-        async with place_in(Path(file)) as found:
+        async with emulated_cluster(tmp_path) as cluster, place_in(cluster.kubeconfig, 2) as found:
             yield found
     else:
-        pytest.skip("no cluster: KUBECONFIG is not set")
+        async with place_in(request.getfixturevalue("real_kubeconfig"), 75) as found:
+            await until_usable(found.core, found.namespace)
+            yield found
 
 
 async def refused(call: Any) -> ApiException:
@@ -178,7 +182,8 @@ async def test_a_watch_tells_what_happened_after_a_version(place: Place) -> None
 
 async def test_a_watch_that_ends_says_how_far_it_came(place: Place) -> None:
     made = await place.configmap("one")
-    async with watch.Watch() as watching, asyncio.timeout(30):
+    passed_by = await place.configmap("two")
+    async with watch.Watch() as watching, asyncio.timeout(place.bookmark_seconds + 20):
         kinds = [
             (event["type"], event["raw_object"]["metadata"]["resourceVersion"])
             async for event in watching.stream(
@@ -187,11 +192,11 @@ async def test_a_watch_that_ends_says_how_far_it_came(place: Place) -> None:
                 label_selector="none=here",
                 resource_version=made.metadata.resource_version,
                 allow_watch_bookmarks=True,
-                timeout_seconds=2,
+                timeout_seconds=place.bookmark_seconds,
             )
         ]
     assert {kind for kind, _ in kinds} == {"BOOKMARK"}
-    assert int(kinds[-1][1]) >= int(made.metadata.resource_version)
+    assert int(kinds[-1][1]) >= int(passed_by.metadata.resource_version)
 
 
 async def test_what_is_owned_goes_with_its_owner(place: Place) -> None:
@@ -223,6 +228,18 @@ async def test_a_delete_with_another_uid_is_409(place: Place) -> None:
     options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=str(uuid.uuid4())))
     error = await refused(place.core.delete_namespaced_config_map("one", place.namespace, body=options))
     assert error.status == 409
+
+
+async def test_a_write_with_another_uid_is_409_and_a_patch_422(place: Place) -> None:
+    made = await place.configmap("one")
+    patch = {"metadata": {"uid": str(uuid.uuid4())}, "data": {"a": "2"}}
+    error = await refused(place.core.patch_namespaced_config_map("one", place.namespace, patch))
+    assert error.status == 422
+    assert "field is immutable" in str(error.body)
+    made.metadata.uid, made.metadata.resource_version = str(uuid.uuid4()), None
+    error = await refused(place.core.replace_namespaced_config_map("one", place.namespace, made))
+    assert error.status == 409
+    assert "UID in precondition" in str(error.body)
 
 
 async def test_a_quota_that_is_used_up_is_403(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""What the launcher does to a cluster: the same scenarios on the emulated one and on one that KUBECONFIG names.
+"""What the launcher does to a cluster: the same scenarios on the emulated one and on a real one.
 
 They need no node and no controller, so a bare control plane will do: pods stay where no scheduler takes them.
 """
@@ -6,7 +6,6 @@ They need no node and no controller, so a bare control plane will do: pods stay 
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from kubernetes.aio import client
 
 from schemas.secrets import JobSecrets
 from services._runtime.api_server import ApiServer, NotThereError
@@ -24,8 +24,10 @@ from services.cloud_launcher import manifests
 from services.cloud_launcher.kubernetes import KubernetesCluster
 from services.cloud_launcher.ports import Changed, Gone, Inert, Listed, PodName
 from tests.services.cloud_launcher.stage import QUICK, Story, cloud_at
-from tests.support.kubernetes_cluster import emulated_cluster
+from tests.support.control_plane import REAL, real_kubeconfig, until_usable
+from tests.support.kubernetes_cluster import api_of, emulated_cluster
 
+__all__ = ["real_kubeconfig"]
 SECRETS = JobSecrets(environment={"JUPYTERHUB_API_TOKEN": "t"}, proof_key="ab" * 32)
 CLAIM = "/api/v1/namespaces/{}/persistentvolumeclaims/{}"
 
@@ -43,17 +45,18 @@ class Place:
         return await self.cluster.make(manifests.pod(self.cloud, "farlab", request))
 
 
-@pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.real)])
+@pytest.fixture(params=["emulated", pytest.param("real", marks=REAL)])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     if request.param == "emulated":
         async with emulated_cluster(tmp_path) as cluster:
             async for found in place_in(cluster.kubeconfig):
                 yield found
-    elif file := os.environ.get("KUBECONFIG"):
-        async for found in place_in(Path(file)):
-            yield found
     else:
-        pytest.skip("no cluster: KUBECONFIG is not set")
+        kubeconfig = request.getfixturevalue("real_kubeconfig")
+        async with api_of(kubeconfig) as api:
+            async for found in place_in(kubeconfig):
+                await until_usable(client.CoreV1Api(api), found.namespace)
+                yield found
 
 
 async def place_in(kubeconfig: Path) -> AsyncIterator[Place]:
