@@ -54,6 +54,41 @@ def missing() -> str:
     return ", ".join(tool for tool in TOOLS if shutil.which(tool) is None)
 
 
+def _answers(environment: dict[str, str]) -> bool:
+    command = ["docker", "version", "--format", "{{.Server.Version}}"]
+    return (
+        bool(shutil.which("docker"))
+        and not subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+    )
+
+
+def _run(command: list[str], environment: dict[str, str], *, check: bool = True, seconds: float = 120.0) -> str:
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=seconds,
+        check=False,
+    )
+    said = f"{done.stdout.decode(errors='replace')[-2000:]}{done.stderr.decode(errors='replace')[-4000:]}"
+    assert not (check and done.returncode), f"{' '.join(command)} ended with {done.returncode}:\n{said}"
+    return done.stdout.decode(errors="replace")
+
+
+MARKS = [
+    pytest.mark.real,
+    pytest.mark.xdist_group("containers"),
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(
+        bool(missing()) and not os.environ.get("FARLAB_NO_SKIPS"),
+        reason=f"needs {missing()}; `.ci/run` takes them from Debian's docker.io, docker-compose and debootstrap",
+    ),
+]
+"""Of every test that needs containers."""
+
+
 @contextlib.contextmanager
 def engine(folder: Path) -> Iterator[Engine]:
     """The engine that runs here, or one of our own with its data in the folder, for as long as the context lasts."""
@@ -85,26 +120,3 @@ def engine(folder: Path) -> Iterator[Engine]:
             daemon.kill()
             daemon.wait()
         _run(["ip", "link", "delete", bridge], environment, check=False)
-
-
-def _answers(environment: dict[str, str]) -> bool:
-    command = ["docker", "version", "--format", "{{.Server.Version}}"]
-    return (
-        bool(shutil.which("docker"))
-        and not subprocess.run(command, env=environment, capture_output=True, check=False).returncode
-    )
-
-
-def _run(command: list[str], environment: dict[str, str], *, check: bool = True, seconds: float = 120.0) -> str:
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=seconds,
-        check=False,
-    )
-    said = f"{done.stdout.decode(errors='replace')[-2000:]}{done.stderr.decode(errors='replace')[-4000:]}"
-    assert not (check and done.returncode), f"{' '.join(command)} ended with {done.returncode}:\n{said}"
-    return done.stdout.decode(errors="replace")

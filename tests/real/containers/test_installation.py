@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import socket
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -18,35 +14,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from services.operator_cli.probe import Hub
 from services.operator_cli.web_sign_in import WebSignIn
-from tests.real.containers.engine import engine, missing
+from tests.real.containers.engine import MARKS
 from tests.real.containers.installation import ACCOUNTS, HUB, NATS, OURS, SERVICES, Installation, User
 from tests.real.machine import until
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.xdist_group("containers"),
-    pytest.mark.timeout(2400),
-    pytest.mark.skipif(
-        bool(missing()) and not os.environ.get("FARLAB_NO_SKIPS"),
-        reason=f"needs {missing()}; `.ci/run` takes them from Debian's docker.io, docker-compose and debootstrap",
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def system() -> Iterator[Installation]:
-    """All of compose.yaml, up and healthy."""
-    folder = Path(tempfile.mkdtemp(prefix="farlab-containers-"))
-    try:
-        with engine(folder) as docker:
-            running = Installation(docker)
-            try:
-                running.up()
-                yield running
-            finally:
-                running.down()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+pytestmark = MARKS
 
 
 @pytest.fixture
