@@ -145,9 +145,8 @@ class KubernetesCluster:
         owners = {each["uid"] for each in wanted.get("ownerReferences", [])}
         if owners and not owners & {each.get("uid") for each in found.ownerReferences}:
             options = {"preconditions": {"uid": found.uid}}
-            with contextlib.suppress(
-                NotThereError, TakenError
-            ):  # the garbage collector, or another replica, was faster
+            # The garbage collector, or another replica, may be faster.
+            with contextlib.suppress(NotThereError, TakenError):
                 await self._api.call("removing what an earlier pod left", "DELETE", _path(manifest), document=options)
             raise TransientError(f"an earlier pod left a {manifest['kind']}", LEAVING_SECONDS)
         _log.warning("adopted", kind=manifest["kind"], name=name, namespace=wanted["namespace"])

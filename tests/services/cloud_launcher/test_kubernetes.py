@@ -116,6 +116,33 @@ async def test_what_an_earlier_pod_left_makes_room(place: Place) -> None:
                 continue
 
 
+class Hurried(ApiServer):
+    """Somebody else removes a NetworkPolicy just before this does."""
+
+    async def call(self, operation: str, method: str, path: str, **more: Any) -> bytes:
+        if method == "DELETE" and "networkpolicies" in path:
+            await super().call(operation, method, path)
+        return await super().call(operation, method, path, **more)
+
+
+async def test_what_somebody_else_removes_first_makes_room_too(tmp_path: Path) -> None:
+    async with emulated_cluster(tmp_path) as cluster:
+        async for place in place_in(cluster.kubeconfig):
+            story = Story()
+            request, pod, other = story.requested(), await place.gated(story), await place.gated(Story())
+            earlier = PodName(
+                pod.namespace, pod.name, other.uid
+            )  # an owner that is there: it is not collected meanwhile
+            await place.cluster.make(manifests.belongings(place.cloud, "farlab", request, earlier, SECRETS)[0])
+            api = Hurried("Cluster", kubeconfig=str(cluster.kubeconfig), concurrent_requests=4, timeout_seconds=10)
+            hurried = KubernetesCluster(api, installation="farlab", namespace=place.namespace, silent_seconds=20)
+            wanted = manifests.belongings(place.cloud, "farlab", request, pod, SECRETS)[0]
+            with pytest.raises(TransientError, match="left a NetworkPolicy"):
+                await hurried.make(wanted)
+            assert (await hurried.make(wanted)).uid
+            await api.close()
+
+
 async def test_a_users_volume_is_made_once_and_kept(place: Place) -> None:
     story = Story()
     claim = manifests.claim(place.cloud, "farlab", story.requested(partition="home"))
