@@ -21,6 +21,8 @@ from services.tunneler.ssh import LoginNodeConnection
 
 _log = structlog.get_logger("farlab.tunneler.forward")
 
+PACKET_BYTES = 128 * 1024
+"""The largest piece of data that a login node may send at once: asyncssh's cost is per packet, and its default is 32 KiB."""
 PATIENCE_SECONDS = 10.0
 """How long a connection waits for the way to come back before it is closed."""
 
@@ -76,6 +78,7 @@ class LocalForward:
                 self.target.host,
                 self.target.port,
                 *connection.origin,
+                max_pktsize=PACKET_BYTES,
             )
             connection.go()
         except (LostError, asyncssh.Error, OSError) as error:
