@@ -22,7 +22,7 @@ from services.tunneler.ssh import LoginNodeConnection
 _log = structlog.get_logger("farlab.tunneler.forward")
 
 PACKET_BYTES = 128 * 1024
-"""The largest piece of data that a login node may send at once: asyncssh's cost is per packet, and its default is 32 KiB."""
+"""The largest piece of data a login node may send at once: asyncssh's cost is per packet, by default of 32 KiB."""
 PATIENCE_SECONDS = 10.0
 """How long a connection waits for the way to come back before it is closed."""
 
