@@ -13,7 +13,6 @@ from schemas.base import SessionId
 from schemas.lifecycle import Ended, SessionState
 from schemas.quota import QuotaUpdated, Released, Reserved
 from schemas.session import StartRequested, TunnelReady
-from services._runtime.api_server import api_of
 from services._runtime.clouds import CloudSystem
 from services._runtime.connection import Broker, connect
 from services._runtime.errors import PermanentError, TransientError
@@ -165,6 +164,8 @@ async def _jobs(name: str, site: UnicoreSite, sessions: Collection[str]) -> list
 async def _objects(name: str, cloud: CloudSystem, sessions: Collection[str]) -> list[str]:
     """Objects of these sessions that an emulated cluster still has. Users' volumes are kept."""
     site = cloud.site
+    from services._runtime.api_server import api_of  # it loads the Kubernetes client, which takes a second
+
     api = api_of(cloud.title, site)
     left = []
     try:

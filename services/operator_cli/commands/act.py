@@ -15,7 +15,6 @@ from services._runtime.errors import PermanentError, TransientError
 from services._runtime.service import stamp_of
 from services._runtime.settings import Configuration
 from services.cloud_launcher.ports import Cluster
-from services.hpc_launcher.app import site_of
 from services.hpc_launcher.ports import Site
 from services.operator_cli.acts.append import Operator
 from services.operator_cli.acts.consent import Consent, agreed
@@ -170,6 +169,8 @@ def reconcile(
             there = cluster_of(here.clouds[name], here.shared.installation.prefix)
             jobs = pods_at(there)
         else:
+            from services.hpc_launcher.app import site_of  # it loads the clients of UNICORE and SSH
+
             there = site_of(here.systems[name])
             jobs = jobs_at(there, here.shared.installation.prefix)
         try:

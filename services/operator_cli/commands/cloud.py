@@ -10,7 +10,6 @@ import typer
 from services._runtime.clouds import CloudSystem
 from services._runtime.errors import PermanentError, TransientError
 from services._runtime.settings import Configuration
-from services.cloud_launcher.app import cluster_of
 from services.operator_cli.commands.context import ConfigOption, JsonOption, configuration_at, run
 from services.operator_cli.output import one_line, print_json, print_table
 
@@ -51,6 +50,8 @@ async def _asked(cloud: CloudSystem) -> Standing:
     if cloud.site.many_namespaces:
         words = "one of each user or organisation; ask with kubectl"
         return Standing(cloud=cloud.name, namespace=cloud.site.namespace, quota=words)
+    from services.cloud_launcher.app import cluster_of  # it loads the Kubernetes client, which takes a second
+
     cluster = cluster_of(cloud, "farlab-check")
     try:
         used = await cluster.quota(cloud.site.namespace)

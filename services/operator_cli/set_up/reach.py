@@ -22,12 +22,8 @@ from services._runtime.settings import Configuration
 from services._runtime.systems import SshReach, System
 from services._runtime.vault import RECIPIENTS, KeyFileError, read_secret_file
 from services.accounts.ports import SignInOverError
-from services.cloud_launcher.app import cluster_of
-from services.cloud_launcher.settings import check_pod
-from services.hpc_launcher.app import site_of
 from services.operator_cli.nats_config import SERVICES
 from services.operator_cli.output import one_line
-from services.tunneler.ssh import read_client_key, read_known_hosts
 
 PATIENCE_SECONDS = 5.0
 TROUBLE = (ConfigurationError, KeyFileError, TransientError, PermanentError, OSError, TimeoutError)
@@ -135,6 +131,8 @@ def _provider(configuration: Configuration, settings: SignInSettings) -> Callabl
 
 def _site(system: System) -> Callable[[], Awaitable[None]]:
     async def ask() -> None:
+        from services.hpc_launcher.app import site_of  # this and what follows load their clients, which takes seconds
+
         site = site_of(system)
         try:
             await site.certificate(fresh=True)
@@ -146,6 +144,9 @@ def _site(system: System) -> Callable[[], Awaitable[None]]:
 
 def _cluster(cloud: CloudSystem) -> Callable[[], Awaitable[None]]:
     async def ask() -> None:
+        from services.cloud_launcher.app import cluster_of
+        from services.cloud_launcher.settings import check_pod
+
         await asyncio.to_thread(check_pod, cloud, f"{cloud.name}.toml")
         cluster = cluster_of(cloud, "farlab-check")
         try:
@@ -159,6 +160,8 @@ def _cluster(cloud: CloudSystem) -> Callable[[], Awaitable[None]]:
 
 def _ssh_files(reach: SshReach) -> Callable[[], Awaitable[None]]:
     async def ask() -> None:
+        from services.tunneler.ssh import read_client_key, read_known_hosts
+
         read_client_key(Path(reach.key_file))
         read_known_hosts(Path(reach.known_hosts_file))
 
