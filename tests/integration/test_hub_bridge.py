@@ -139,6 +139,7 @@ async def _a_start_that_the_operator_stops(hub: Hub, others: Others) -> None:
     await hub.start_server("cleo")
     session = await others.until("cleo", Submitted)
     reader = asyncio.create_task(hub.progress("cleo"))
+    await _first_messages(hub, "cleo", 6)
     request = others.state(session).request  # type: ignore[union-attr]
     assert await others.record(
         StopRequested(hub=request.hub, system=request.system, session=session, by="root", reason="maintenance")

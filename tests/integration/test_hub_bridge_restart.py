@@ -7,6 +7,7 @@ import json
 import signal
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyterhub.utils import compare_token
@@ -147,11 +148,16 @@ async def test_cancelled_and_moved_after_a_restart(tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             while not ((model := await hub.server("ben")) and model["pending"] == "spawn"):
                 await asyncio.sleep(0.05)
-        reader = asyncio.create_task(hub.progress("ben"))
+        said: list[dict[str, Any]] = []
+        reader = asyncio.create_task(hub.progress("ben", said=said))
+        async with asyncio.timeout(20):
+            while len(said) < 3:
+                await asyncio.sleep(0.02)
+        told = [message.get("event") for message in said]
+        assert told[1:3] == ["start-requested", "start-admitted"], "the story is told from its beginning"
         assert await hub.stop_server("ben") in (202, 204)
         await hub.until("ben", ready=False)
-        told = [message.get("event") for message in await reader]
-        assert told[1:3] == ["start-requested", "start-admitted"], "the story is told from its beginning"
+        await reader
         assert isinstance(others.state(waiting), Ended)
         await hub.until("ada")
         assert (await hub.visit("ada")) == {"session": running, "port": new.port}

@@ -211,10 +211,12 @@ class Hub:
                     return
                 await asyncio.sleep(0.05)
 
-    async def progress(self, user: str, name: str = "") -> list[dict[str, Any]]:
-        """All messages of a start, to its end."""
+    async def progress(
+        self, user: str, name: str = "", said: list[dict[str, Any]] | None = None
+    ) -> list[dict[str, Any]]:
+        """All messages of a start, to its end; `said` has each as soon as it came."""
         path = f"users/{user}/servers/{name}/progress" if name else f"users/{user}/server/progress"
-        said = []
+        said = [] if said is None else said
         async with self.http.get(f"{self.url}hub/api/{path}", headers=self.headers) as stream:
             assert stream.status == 200, await stream.text()
             async for line in stream.content:
